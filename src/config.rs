@@ -1,0 +1,1 @@
+//! The configuration: one TOML file plus the environment, validated as a whole.

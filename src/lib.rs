@@ -1,0 +1,4 @@
+//! payops: the payment-operations boundary.
+
+pub mod config;
+pub mod sandbox;

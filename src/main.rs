@@ -1,0 +1,3 @@
+//! The `payops` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! A faithful, faulty-on-request Dintero.
