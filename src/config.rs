@@ -1,1 +1,352 @@
 //! The configuration: one TOML file plus the environment, validated as a whole.
+//!
+//! `server.listen` of the file is overridden by `PAYOPS_SERVER_LISTEN`: dots become underscores, letters become
+//! capitals. Everything that is wrong is reported in one go, each [`Mistake`] with its key and its remedy. A relative
+//! path in the file starts at the file's own folder, one in the environment at the working directory.
+//!
+//! Durations are written `"2500ms"`, `"30s"`, `"15m"`, `"4h"`, byte sizes `"64KiB"`. Secrets never appear in a
+//! message, in `Debug`, or in [`Config::describe`].
+
+mod checks;
+mod keys;
+mod mistakes;
+mod reader;
+mod source;
+mod units;
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::Table;
+use url::Url;
+
+use crate::config::reader::Reader;
+
+pub use crate::config::mistakes::{Mistake, Mistakes};
+pub use crate::config::source::Source;
+
+/// A complete configuration with comments; what is commented out is the default.
+pub const EXAMPLE: &str = include_str!("../docs/payops.example.toml");
+
+/// The variable that names the file where the command line does not.
+pub const FILE_VARIABLE: &str = "PAYOPS_CONFIG";
+
+/// A configuration file longer than this is not one.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The gRPC server.
+    pub server: Server,
+    /// Who may call.
+    pub callers: Callers,
+    /// Where operations are recorded.
+    pub journal: Journal,
+    /// How Dintero is reached.
+    pub psp: Psp,
+    /// The Dintero accounts that are served; at least one.
+    pub accounts: Vec<Account>,
+    /// The times on which at-most-once rests.
+    pub exactly_once: ExactlyOnce,
+    /// How outcomes in doubt are read back.
+    pub read_back: ReadBack,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Each key, as it was read.
+    settings: Vec<Setting>,
+}
+
+/// The gRPC server: where it listens and what bounds it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The address and port for gRPC.
+    pub listen: SocketAddr,
+    /// The longest request message, in bytes.
+    pub message_bytes_max: usize,
+    /// The longest header list of a request, in bytes.
+    pub header_bytes_max: u32,
+    /// The open calls of one connection.
+    pub concurrent_streams_max: u32,
+    /// The open connections.
+    pub connections_max: usize,
+    /// How long a money call without a `grpc-timeout` waits for its outcome.
+    pub wait_default: Duration,
+    /// The longest that any money call waits, whatever its `grpc-timeout` says.
+    pub wait_max: Duration,
+    /// How long a stop waits for attempts under way.
+    pub drain_timeout: Duration,
+    /// The open `WatchOperation` streams.
+    pub watch_max: usize,
+    /// Whether server reflection is served (v1 and v1alpha).
+    pub reflection: bool,
+}
+
+/// Who may call.
+#[derive(Clone, Debug)]
+pub struct Callers {
+    /// The callers and the hashes of their tokens; see [`crate::callers`].
+    pub file: PathBuf,
+}
+
+/// Where operations are recorded.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// The folder of the journal. One process owns it at a time.
+    pub directory: PathBuf,
+}
+
+/// How Dintero is reached.
+#[derive(Clone, Debug)]
+pub struct Psp {
+    /// The host of the transactions, without a path [D 1].
+    pub base_url: Url,
+    /// What stands between that host and `/transactions` [D 1].
+    pub path_prefix: String,
+    /// The host of the access tokens, without a path [D 2.1].
+    pub token_base_url: Url,
+    /// What stands between that host and `/accounts` [D 2.1].
+    pub token_path_prefix: String,
+    /// One connection: DNS, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// One attempt, from its first byte: after it the caller hears that the outcome is unknown.
+    pub attempt_timeout: Duration,
+    /// How long a late answer is still listened for, from the attempt's first byte.
+    pub late_answer_timeout: Duration,
+    /// One read of a transaction.
+    pub read_timeout: Duration,
+    /// One request for an access token.
+    pub token_timeout: Duration,
+    /// The attempts under way at the same time.
+    pub in_flight_max: usize,
+    /// The longest answer that is read, in bytes.
+    pub answer_bytes_max: usize,
+    /// Certificates (PEM) that are trusted beside those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Whether plain http may leave this machine. It carries credentials: for test networks only.
+    pub allow_http: bool,
+}
+
+/// One Dintero account and its credentials.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// `T` or `P` and eight digits; `T` is Dintero's test environment [D 1].
+    pub id: String,
+    /// The name of the API client [D 2.1].
+    pub client_id: Source,
+    /// The password of the API client [D 2.1].
+    pub client_secret: Source,
+}
+
+/// The times on which at-most-once rests. They are promises about the PSP and about our clocks, not tuning.
+#[derive(Clone, Debug)]
+pub struct ExactlyOnce {
+    /// The longest time from before the journal write to the first byte; later the attempt is given up unsent.
+    pub send_window: Duration,
+    /// What an access token must still live to be sent with.
+    pub token_life_min: Duration,
+    /// Within this time a request that arrived at the PSP is applied, visibly begun, or dead.
+    pub settle_max: Duration,
+    /// Within this time a read at the PSP shows what happened there.
+    pub read_lag_max: Duration,
+    /// The time between the two reads that together prove that nothing happened.
+    pub absent_reads_apart: Duration,
+    /// When a failed event that does not say why becomes a decline.
+    pub failed_event_settles_after: Duration,
+    /// When an effect for part of the amount becomes a case for a person.
+    pub partial_review_after: Duration,
+    /// When an operation that the PSP accepted and never finished becomes a case for a person.
+    pub accepted_review_after: Duration,
+    /// When a transaction that cannot be read becomes a case for a person.
+    pub unreadable_review_after: Duration,
+}
+
+/// How outcomes in doubt are read back.
+#[derive(Clone, Debug)]
+pub struct ReadBack {
+    /// The waits before the first reads; ascending, at most 32.
+    pub schedule: Vec<Duration>,
+    /// The wait before each read after those.
+    pub then_every: Duration,
+    /// By how much a wait may differ, up or down, in percent.
+    pub jitter_percent: u8,
+    /// The reads under way at the same time.
+    pub in_flight_max: usize,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`; with `target=level` for parts, separated by commas.
+    pub level: String,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// One key as it was read: a row of `payops config check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The dotted path, `server.listen`.
+    pub key: String,
+    /// The value as the file would write it; of a secret only where it comes from.
+    pub value: String,
+    /// What holds when the key is left out; none where it must be given or may be absent.
+    pub default: Option<String>,
+    /// Who said so.
+    pub origin: Origin,
+}
+
+/// Who gave a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody.
+    Default,
+    /// The configuration file.
+    File,
+    /// The variable of this name.
+    Environment(String),
+    /// [`Config::sandbox`].
+    Sandbox,
+}
+
+impl Config {
+    /// Reads the text of a file (with the path it came from) and variables, and checks everything.
+    ///
+    /// Looks at the credential files, the callers file and the CA file, to say at start what would fail later;
+    /// nothing of them is kept. Variables that do not begin with `PAYOPS_` are ignored.
+    pub fn load(
+        file: Option<(&Path, &str)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Mistakes> {
+        let (folder, table) = match file {
+            None => (Path::new(""), Table::new()),
+            Some((path, text)) => (path.parent().unwrap_or(Path::new("")), table(path, text)?),
+        };
+        let mut reader =
+            Reader::new((folder, table), environment, |name| Origin::Environment(name.to_owned()));
+        let config = Self::read(&mut reader);
+        reader.finish();
+        checks::check(&config, &mut reader);
+        reader.mistakes.or(config)
+    }
+
+    /// Reads the file at `path`, or at `PAYOPS_CONFIG` if there is no path, or no file at all; then as [`Config::load`].
+    pub fn from_path(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Mistakes> {
+        let (named, environment): (Vec<_>, Vec<_>) =
+            environment.into_iter().partition(|(name, _)| name == FILE_VARIABLE);
+        let named = named.into_iter().next().map(|(_, path)| PathBuf::from(path));
+        let Some(path) = path.or(named.as_deref()) else {
+            return Self::load(None, environment);
+        };
+        match read_file(path) {
+            Ok(text) => Self::load(Some((path, &text)), environment),
+            Err(error) => {
+                let mut mistakes = Mistakes::default();
+                let problem = format!("the configuration cannot be read ({error})");
+                mistakes.add(path.display().to_string(), problem, "name a readable TOML file");
+                Err(mistakes)
+            }
+        }
+    }
+
+    /// What `payops serve --sandbox` runs with: the simulated Dintero at `sandbox`, one test account, and a journal
+    /// and a callers file (which the caller of this function writes) in `directory`.
+    pub fn sandbox(listen: SocketAddr, sandbox: SocketAddr, directory: impl AsRef<Path>) -> Self {
+        let directory = directory.as_ref();
+        let url = format!("http://{sandbox}");
+        let variables = [
+            ("PAYOPS_SERVER_LISTEN", listen.to_string()),
+            ("PAYOPS_CALLERS_FILE", directory.join("callers.toml").display().to_string()),
+            ("PAYOPS_JOURNAL_DIRECTORY", directory.join("journal").display().to_string()),
+            ("PAYOPS_PSP_BASE_URL", url.clone()),
+            ("PAYOPS_PSP_TOKEN_BASE_URL", url),
+            ("PAYOPS_ACCOUNT_T12345678_CLIENT_ID", "sandbox-client".to_owned()),
+            ("PAYOPS_ACCOUNT_T12345678_CLIENT_SECRET", "sandbox-secret".to_owned()),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value));
+        let mut config =
+            Self::read(&mut Reader::new((Path::new(""), Table::new()), variables, |_| Origin::Sandbox));
+        // Text cannot carry every path; these two can.
+        config.callers.file = directory.join("callers.toml");
+        config.journal.directory = directory.join("journal");
+        config
+    }
+
+    /// Each key with its value and who gave it, in the order of the file.
+    pub fn describe(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            server: Server::read(reader),
+            callers: Callers::read(reader),
+            journal: Journal::read(reader),
+            psp: Psp::read(reader),
+            accounts: keys::accounts(reader),
+            exactly_once: ExactlyOnce::read(reader),
+            read_back: ReadBack::read(reader),
+            log: Log::read(reader),
+            settings: reader.settings.clone(),
+        }
+    }
+}
+
+impl Setting {
+    /// The variable that overrides the key.
+    pub fn variable(&self) -> String {
+        reader::variable_of(&self.key)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File => f.write_str("file"),
+            Self::Environment(name) => write!(f, "environment ({name})"),
+            Self::Sandbox => f.write_str("sandbox"),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let bytes = File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
+    if u64::try_from(bytes).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1MiB"));
+    }
+    Ok(text)
+}
+
+/// Parses TOML. The parser's own message quotes the line, which may hold a secret: only the place is told.
+fn table(path: &Path, text: &str) -> Result<Table, Mistakes> {
+    text.parse::<Table>().map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let mut mistakes = Mistakes::default();
+        let problem = format!("line {line} is not TOML ({})", error.message().replace('\n', ", "));
+        mistakes.add(path.display().to_string(), problem, "mend that line");
+        mistakes
+    })
+}

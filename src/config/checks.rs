@@ -1,0 +1,180 @@
+//! What must hold between keys, and with the world outside the file.
+
+use std::{fs::File, path::Path, time::Duration};
+
+use url::{Host, Url};
+
+use crate::config::reader::Reader;
+use crate::config::units::show_duration;
+use crate::config::{Config, Source};
+
+/// Two durations of which one must be longer, and what would happen otherwise.
+struct Pair<'a> {
+    longer: (&'a str, Duration),
+    shorter: (&'a str, Duration),
+    otherwise: &'a str,
+}
+
+pub(super) fn check(config: &Config, reader: &mut Reader) {
+    urls(config, reader);
+    durations(config, reader);
+    sandbox_only(config, reader);
+    schedule(config, reader);
+    files(config, reader);
+}
+
+fn durations(config: &Config, reader: &mut Reader) {
+    let Config { server, psp, exactly_once, .. } = config;
+    let attempt = ("psp.attempt_timeout", psp.attempt_timeout);
+    let pairs = [
+        Pair {
+            longer: attempt,
+            shorter: ("psp.connect_timeout", psp.connect_timeout),
+            otherwise: "connecting would use up the attempt",
+        },
+        Pair {
+            longer: ("psp.late_answer_timeout", psp.late_answer_timeout),
+            shorter: attempt,
+            otherwise: "a late answer would never be heard",
+        },
+        Pair {
+            longer: ("server.drain_timeout", server.drain_timeout),
+            shorter: attempt,
+            otherwise: "a stop would cut attempts off",
+        },
+        Pair {
+            longer: ("exactly_once.token_life_min", exactly_once.token_life_min),
+            shorter: attempt,
+            otherwise: "a token would expire under way",
+        },
+        Pair {
+            longer: ("exactly_once.token_life_min", exactly_once.token_life_min),
+            shorter: ("exactly_once.send_window", exactly_once.send_window),
+            otherwise: "a token would expire before it is sent",
+        },
+    ];
+    for Pair { longer, shorter, otherwise } in pairs {
+        if longer.1 <= shorter.1 && sound(reader, &[longer.0, shorter.0]) {
+            let problem = format!(
+                "{} is not longer than {} ({}): {otherwise}",
+                show_duration(longer.1),
+                shorter.0,
+                show_duration(shorter.1)
+            );
+            reader.mistakes.add(longer.0, problem, format!("raise it, or lower {}", shorter.0));
+        }
+    }
+    if server.wait_default > server.wait_max && sound(reader, &["server.wait_default", "server.wait_max"]) {
+        let (default, max) = (show_duration(server.wait_default), show_duration(server.wait_max));
+        let problem = format!("{default} is longer than server.wait_max ({max})");
+        reader.mistakes.add("server.wait_default", problem, "lower it, or raise server.wait_max");
+    }
+}
+
+/// Times that make tests quick are lies about a PSP that is not on this machine, and such lies move money twice.
+fn sandbox_only(config: &Config, reader: &mut Reader) {
+    if is_loopback(&config.psp.base_url) {
+        return;
+    }
+    let minute = Duration::from_mins(1);
+    for (key, value) in [
+        ("exactly_once.settle_max", config.exactly_once.settle_max),
+        ("exactly_once.read_lag_max", config.exactly_once.read_lag_max),
+    ] {
+        if value < minute && sound(reader, &[key, "psp.base_url"]) {
+            let problem = format!("{} is for a sandbox on this machine only", show_duration(value));
+            reader.mistakes.add(key, problem, "give at least 60s for a PSP elsewhere");
+        }
+    }
+}
+
+fn schedule(config: &Config, reader: &mut Reader) {
+    let read_back = &config.read_back;
+    if !read_back.schedule.is_sorted_by(|one, next| one < next) {
+        reader.mistakes.add(
+            "read_back.schedule",
+            "does not ascend",
+            "write each wait longer than the one before",
+        );
+    }
+    if let Some(last) = read_back.schedule.last()
+        && *last > read_back.then_every
+        && sound(reader, &["read_back.schedule", "read_back.then_every"])
+    {
+        let (every, last) = (show_duration(read_back.then_every), show_duration(*last));
+        let problem = format!("{every} is shorter than the last wait of read_back.schedule ({last})");
+        reader.mistakes.add("read_back.then_every", problem, "raise it, or shorten the schedule");
+    }
+}
+
+/// No message shows the URL: a wrong one may hold a password.
+fn urls(config: &Config, reader: &mut Reader) {
+    let psp = &config.psp;
+    for (key, url) in [("psp.base_url", &psp.base_url), ("psp.token_base_url", &psp.token_base_url)] {
+        if !sound(reader, &[key]) {
+            continue;
+        }
+        if !matches!(url.scheme(), "http" | "https") {
+            reader.mistakes.add(key, "is neither https nor http", "begin it with https://");
+            continue;
+        }
+        if url.scheme() == "http" && !psp.allow_http && !is_loopback(url) {
+            let problem = "is plain http to another machine: credentials would be readable on the way";
+            reader.mistakes.add(key, problem, "use https, or set psp.allow_http = true on a test network");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            reader.mistakes.add(key, "holds a user name or password", "move it to an [[account]]");
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            let prefix = key.replace("base_url", "path_prefix");
+            let remedy = format!("name the host only; a path belongs in {prefix}");
+            reader.mistakes.add(key, "holds a path, a query or a fragment", remedy);
+        }
+    }
+}
+
+/// A file that is missing now would be missing at the first payment.
+fn files(config: &Config, reader: &mut Reader) {
+    for account in &config.accounts {
+        for (leaf, source) in [("client_id", &account.client_id), ("client_secret", &account.client_secret)] {
+            // The path is not shown: people do put the secret itself there.
+            if let (Source::File(_), Err(error)) = (source, source.read()) {
+                let key = format!("account.{}.{leaf}", account.id);
+                let problem = format!("its file cannot be used ({error})");
+                reader.mistakes.add(
+                    key,
+                    problem,
+                    format!("let {leaf}_file name a readable file with the value"),
+                );
+            }
+        }
+    }
+    let callers = (!config.callers.file.as_os_str().is_empty()).then_some(&config.callers.file);
+    for (key, path) in [("callers.file", callers), ("psp.ca_file", config.psp.ca_file.as_ref())] {
+        if let Some(path) = path
+            && sound(reader, &[key])
+            && let Err(error) = readable(path)
+        {
+            let problem = format!("{:?} cannot be read ({error})", path.display().to_string());
+            reader.mistakes.add(key, problem, "name a readable file");
+        }
+    }
+}
+
+fn readable(path: &Path) -> std::io::Result<()> {
+    if File::open(path)?.metadata()?.is_file() { Ok(()) } else { Err(std::io::Error::other("not a file")) }
+}
+
+/// Whether nothing is wrong yet with any of these keys: one mistake is not reported twice.
+fn sound(reader: &Reader, keys: &[&str]) -> bool {
+    reader.mistakes.iter().all(|mistake| !keys.contains(&mistake.key.as_str()))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}

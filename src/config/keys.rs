@@ -1,0 +1,255 @@
+//! Every key, declared once: its name, its default, its bounds.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use toml::Table;
+use tracing_subscriber::filter::LevelFilter;
+use url::Url;
+
+use crate::config::reader::{Found, Reader};
+use crate::config::{
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source,
+};
+
+/// The read-back schedule is walked at most this far.
+const SCHEDULE_LENGTH_MAX: usize = 32;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+impl Server {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            listen: reader.address("server.listen", SocketAddr::from(([127, 0, 0, 1], 50051))),
+            message_bytes_max: reader.bytes("server.message_bytes_max", 64 * KIB, &(4 * KIB..=4 * MIB)),
+            header_bytes_max: reader.bytes("server.header_bytes_max", 16 * 1024, &(4 * 1024..=1024 * 1024)),
+            concurrent_streams_max: reader.number("server.concurrent_streams_max", 256, 1..=10_000),
+            connections_max: reader.number("server.connections_max", 1024, 1..=65_536),
+            wait_default: reader.duration("server.wait_default", s(60), &(s(1)..=m(10))),
+            wait_max: reader.duration("server.wait_max", m(5), &(s(1)..=m(30))),
+            drain_timeout: reader.duration("server.drain_timeout", s(40), &(s(1)..=m(10))),
+            watch_max: reader.number("server.watch_max", 1024, 1..=100_000),
+            reflection: reader.switch("server.reflection", true),
+        }
+    }
+}
+
+impl Callers {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self { file: reader.path_required("callers.file", "name the file with the callers") }
+    }
+}
+
+impl Journal {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self { directory: reader.path_required("journal.directory", "name a folder on a durable disk") }
+    }
+}
+
+impl Psp {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            base_url: reader.url("psp.base_url", &url("https://checkout.dintero.com")),
+            path_prefix: reader.text("psp.path_prefix", "/v1", path_prefix),
+            token_base_url: reader.url("psp.token_base_url", &url("https://api.dintero.com")),
+            token_path_prefix: reader.text("psp.token_path_prefix", "/v1", path_prefix),
+            connect_timeout: reader.duration("psp.connect_timeout", s(5), &(ms(100)..=s(30))),
+            attempt_timeout: reader.duration("psp.attempt_timeout", s(30), &(ms(500)..=m(5))),
+            late_answer_timeout: reader.duration("psp.late_answer_timeout", s(120), &(s(1)..=m(15))),
+            read_timeout: reader.duration("psp.read_timeout", s(10), &(ms(500)..=m(2))),
+            token_timeout: reader.duration("psp.token_timeout", s(10), &(ms(500)..=m(2))),
+            in_flight_max: reader.number("psp.in_flight_max", 64, 1..=1024),
+            answer_bytes_max: reader.bytes("psp.answer_bytes_max", MIB, &(16 * KIB..=16 * MIB)),
+            ca_file: reader.path("psp.ca_file"),
+            allow_http: reader.switch("psp.allow_http", false),
+        }
+    }
+}
+
+impl ExactlyOnce {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        // The lower bounds suit a sandbox; `checks` asks for more where the PSP is a real one.
+        let long = ms(100)..=h(24);
+        let review = ms(100)..=h(720);
+        Self {
+            send_window: reader.duration("exactly_once.send_window", s(2), &(ms(100)..=s(30))),
+            token_life_min: reader.duration("exactly_once.token_life_min", s(60), &(ms(500)..=h(1))),
+            settle_max: reader.duration("exactly_once.settle_max", m(15), &long),
+            read_lag_max: reader.duration("exactly_once.read_lag_max", m(5), &long),
+            absent_reads_apart: reader.duration("exactly_once.absent_reads_apart", s(10), &(ms(100)..=m(10))),
+            failed_event_settles_after: reader.duration(
+                "exactly_once.failed_event_settles_after",
+                m(15),
+                &long,
+            ),
+            partial_review_after: reader.duration("exactly_once.partial_review_after", m(15), &long),
+            accepted_review_after: reader.duration("exactly_once.accepted_review_after", h(168), &review),
+            unreadable_review_after: reader.duration("exactly_once.unreadable_review_after", h(24), &review),
+        }
+    }
+}
+
+impl ReadBack {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let schedule = [s(2), s(5), s(10), s(20), s(40), s(60)];
+        Self {
+            schedule: reader.durations(
+                "read_back.schedule",
+                &schedule,
+                &(ms(10)..=h(1)),
+                SCHEDULE_LENGTH_MAX,
+            ),
+            then_every: reader.duration("read_back.then_every", m(5), &(ms(100)..=h(1))),
+            jitter_percent: reader.number("read_back.jitter_percent", 20, 0..=50),
+            in_flight_max: reader.number("read_back.in_flight_max", 4, 1..=256),
+        }
+    }
+}
+
+impl Log {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            format: reader.log_format("log.format", LogFormat::Auto),
+            level: reader.text("log.level", "info", log_level),
+        }
+    }
+}
+
+/// The `[[account]]` tables, and the accounts that only the environment names.
+pub(super) fn accounts(reader: &mut Reader) -> Vec<Account> {
+    let mut accounts: Vec<Account> = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    for (nth, mut table) in reader.tables("account").into_iter().enumerate() {
+        let place = format!("account[{nth}]");
+        let id = account_id(reader, &mut table, &place, &seen);
+        let client_id = reader.path_of(&mut table, "client_id_file", &format!("{place}.client_id_file"));
+        let secret = reader.path_of(&mut table, "client_secret_file", &format!("{place}.client_secret_file"));
+        reader.leftovers(&table, &place, &["id", "client_id_file", "client_secret_file"]);
+        let Some(id) = id else { continue };
+        seen.push(id.clone());
+        accounts.extend(account(reader, id, client_id, secret));
+    }
+    for name in reader.names_in_variables("PAYOPS_ACCOUNT_", &["_CLIENT_ID", "_CLIENT_SECRET"]) {
+        if is_account_id(&name) {
+            seen.push(name.clone());
+            accounts.extend(account(reader, name, None, None));
+        }
+    }
+    if seen.is_empty() && reader.mistakes.iter().all(|mistake| !mistake.key.starts_with("account")) {
+        reader.mistakes.add("account", "is missing", "declare at least one [[account]] with its id");
+    }
+    accounts
+}
+
+fn account_id(reader: &mut Reader, table: &mut Table, place: &str, seen: &[String]) -> Option<String> {
+    let key = format!("{place}.id");
+    let before = reader.mistakes.len();
+    let id = reader.text_of(table, "id", &key);
+    let remedy = "give the account id: T or P and eight digits, such as \"T12345678\"";
+    match id {
+        Some(id) if !is_account_id(&id) => reader.mistakes.add(key, "is not an account id", remedy),
+        Some(id) if seen.contains(&id) => {
+            reader.mistakes.add(key, format!("{id} is declared twice"), "keep one of the two");
+        }
+        None if reader.mistakes.len() == before => reader.mistakes.add(key, "is missing", remedy),
+        other => return other,
+    }
+    None
+}
+
+fn account(
+    reader: &mut Reader,
+    id: String,
+    client_id: Option<PathBuf>,
+    secret: Option<PathBuf>,
+) -> Option<Account> {
+    let client_id = source(reader, &id, "client_id", client_id);
+    let client_secret = source(reader, &id, "client_secret", secret);
+    Some(Account { id, client_id: client_id?, client_secret: client_secret? })
+}
+
+/// A credential: from a file or from a variable, not from both.
+fn source(reader: &mut Reader, id: &str, leaf: &str, file: Option<PathBuf>) -> Option<Source> {
+    let key = format!("account.{id}.{leaf}");
+    let variable = format!("PAYOPS_ACCOUNT_{id}_{}", leaf.to_ascii_uppercase());
+    match (file, reader.variable(&variable)) {
+        (Some(path), None) => {
+            reader.remember(&key, format!("set from file {}", path.display()), None, Origin::File);
+            Some(Source::File(path))
+        }
+        (None, Some(Found { text, origin })) => {
+            if text.is_empty() {
+                reader.mistakes.add(key, format!("is empty (in {variable})"), "give the value, or remove it");
+                return None;
+            }
+            reader.remember(&key, "set from the environment".to_owned(), None, origin);
+            Some(Source::Value(SecretString::from(text)))
+        }
+        (Some(_), Some(_)) => {
+            let problem = format!("comes from a file and from {variable}");
+            reader.mistakes.add(key, problem, format!("keep {leaf}_file or the variable"));
+            None
+        }
+        (None, None) => {
+            let remedy = format!("set {leaf}_file in its [[account]], or {variable}");
+            reader.mistakes.add(key, "is missing", remedy);
+            None
+        }
+    }
+}
+
+/// `T` or `P` and eight digits [D 1].
+fn is_account_id(text: &str) -> bool {
+    text.strip_prefix(['T', 'P'])
+        .is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn path_prefix(text: &str) -> Result<(), (&'static str, &'static str)> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    if !text.starts_with('/') {
+        Err(("does not begin with a slash", "write it as \"/v1\""))
+    } else if text.ends_with('/') || text.contains("//") || text.contains("/.") || !text.chars().all(plain) {
+        Err(("is not a plain path", "write it as \"/v1\": no slash at the end, no query, no dots"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Stricter than the filter it is for, which takes a misspelt level for the name of a module and logs nothing.
+fn log_level(text: &str) -> Result<(), (&'static str, &'static str)> {
+    let is_level = |level: &str| level.parse::<LevelFilter>().is_ok();
+    let is_directive = |part: &str| match part.trim().split_once('=') {
+        Some((target, level)) => !target.is_empty() && is_level(level),
+        None => is_level(part.trim()),
+    };
+    if text.split(',').all(is_directive) {
+        Ok(())
+    } else {
+        Err((
+            "is not a log level",
+            "write off, error, warn, info, debug or trace, or such as \"info,payops=debug\"",
+        ))
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only constants of this file are given, and each start parses them")]
+fn url(constant: &str) -> Url {
+    Url::parse(constant).expect("a constant is a URL")
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn m(minutes: u64) -> Duration {
+    Duration::from_mins(minutes)
+}
+
+const fn h(hours: u64) -> Duration {
+    Duration::from_hours(hours)
+}

@@ -1,0 +1,98 @@
+//! Where a secret comes from.
+
+use std::{fs::File, io, io::Read as _, path::PathBuf};
+
+use secrecy::SecretString;
+
+/// A credential longer than this is not one: somebody named the wrong file.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// Where a secret comes from. Its `Debug` shows the place, never the secret.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, read again each time the secret is needed: rotation needs no restart.
+    File(PathBuf),
+    /// The secret itself, from the environment.
+    Value(SecretString),
+}
+
+impl Source {
+    /// The secret as it is now, without one trailing newline (`\n` or `\r\n`).
+    ///
+    /// Fails on a file that cannot be read, is empty, is not UTF-8, or is larger than 64 KiB.
+    /// A file read blocks for as long as the file system takes.
+    pub fn read(&self) -> io::Result<SecretString> {
+        match self {
+            Self::File(path) => {
+                let mut text = String::new();
+                let limit = SECRET_BYTES_MAX.saturating_add(1);
+                let bytes = File::open(path)?.take(limit).read_to_string(&mut text)?;
+                if u64::try_from(bytes).unwrap_or(u64::MAX) > SECRET_BYTES_MAX {
+                    return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64KiB"));
+                }
+                let secret = text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n')).unwrap_or(&text);
+                if secret.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "empty"));
+                }
+                Ok(SecretString::from(secret))
+            }
+            Self::Value(secret) => Ok(secret.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    fn read(content: &[u8]) -> io::Result<String> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("secret");
+        fs::write(&path, content)?;
+        Source::File(path).read().map(|secret| secret.expose_secret().to_owned())
+    }
+
+    #[test]
+    fn one_trailing_newline_is_no_part_of_a_secret() {
+        for (content, secret) in [
+            ("s3cret", "s3cret"),
+            ("s3cret\n", "s3cret"),
+            ("s3cret\r\n", "s3cret"),
+            ("s3cret\n\n", "s3cret\n"),
+        ] {
+            assert_eq!(read(content.as_bytes()).unwrap(), secret, "{content:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_secret_is_an_error() {
+        assert_eq!(read(b"").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read(b"\n").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read(&[0xff, 0xfe]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read(&vec![b'x'; 64 * 1024]).unwrap().len(), 64 * 1024);
+        assert_eq!(read(&vec![b'x'; 64 * 1024 + 1]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        let missing = Source::File("does/not/exist".into());
+        assert_eq!(missing.read().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_rotated_file_is_seen_without_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let source = Source::File(path.clone());
+        for secret in ["before", "after"] {
+            fs::write(&path, secret).unwrap();
+            assert_eq!(source.read().unwrap().expose_secret(), secret);
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_secret() {
+        let source = Source::Value(SecretString::from("s3cret"));
+        assert!(!format!("{source:?}").contains("s3cret"));
+    }
+}
