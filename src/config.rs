@@ -37,7 +37,7 @@ pub const EXAMPLE: &str = include_str!("../docs/payops.example.toml");
 /// The variable that names the file where the command line does not.
 pub const FILE_VARIABLE: &str = "PAYOPS_CONFIG";
 
-/// A configuration file longer than this is not one.
+/// A file longer than this was not written by a person.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Everything that can be set.
@@ -237,7 +237,7 @@ impl Config {
     ) -> Result<Self, Mistakes> {
         let (folder, table) = match file {
             None => (Path::new(""), Table::new()),
-            Some((path, text)) => (path.parent().unwrap_or(Path::new("")), table(path, text)?),
+            Some((path, text)) => (path.parent().unwrap_or(Path::new("")), parse_toml(path.display(), text)?),
         };
         let mut reader =
             Reader::new((folder, table), environment, |name| Origin::Environment(name.to_owned()));
@@ -330,7 +330,8 @@ impl fmt::Display for Origin {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<String> {
+/// Reads a whole file that a person wrote: at most 1 MiB.
+pub(crate) fn read_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let bytes = File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
     if u64::try_from(bytes).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
@@ -340,13 +341,13 @@ fn read_file(path: &Path) -> io::Result<String> {
 }
 
 /// Parses TOML. The parser's own message quotes the line, which may hold a secret: only the place is told.
-fn table(path: &Path, text: &str) -> Result<Table, Mistakes> {
+pub(crate) fn parse_toml(file: impl fmt::Display, text: &str) -> Result<Table, Mistakes> {
     text.parse::<Table>().map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let mut mistakes = Mistakes::default();
         let problem = format!("line {line} is not TOML ({})", error.message().replace('\n', ", "));
-        mistakes.add(path.display().to_string(), problem, "mend that line");
+        mistakes.add(file.to_string(), problem, "mend that line");
         mistakes
     })
 }

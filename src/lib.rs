@@ -1,4 +1,5 @@
 //! payops: the payment-operations boundary.
 
+pub mod callers;
 pub mod config;
 pub mod sandbox;

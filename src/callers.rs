@@ -1,0 +1,299 @@
+//! Who may call: names and the hashes of their bearer tokens, from one file that may change while we run.
+//!
+//! ```toml
+//! [[caller]]
+//! name = "orders"
+//! token_sha256 = ["<64 hexadecimal digits>"]   # several, while a token is being replaced
+//! ```
+//!
+//! Tokens are long and random ([`new_token`]), so a plain SHA-256 is enough: there is nothing to guess.
+
+mod file;
+
+use std::fmt::{self, Write as _};
+
+use sha2::{Digest as _, Sha256};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
+use toml::{Table, Value};
+
+use crate::config::{Mistakes, parse_toml};
+
+pub use crate::callers::file::{CallersFile, POLL_INTERVAL, Refreshed};
+
+/// What every token begins with, so that people and scanners recognise a leaked one.
+pub const TOKEN_PREFIX: &str = "payops_";
+
+/// The random part of a token, in bytes.
+const TOKEN_RANDOM_BYTES: usize = 32;
+
+/// A longer token is none of ours and is not worth a hash.
+const TOKEN_BYTES_MAX: usize = 512;
+
+const NAME_REMEDY: &str = "write 1 to 63 lower-case letters, digits, dots, dashes or underscores, \
+                           beginning with a letter or digit";
+
+type Hash = [u8; 32];
+
+/// The callers of one version of the file. Its `Debug` shows names, never hashes.
+#[derive(Clone, Default)]
+pub struct Callers {
+    names: Vec<String>,
+    /// Each hash, and the place of its caller in `names`.
+    hashes: Vec<(Hash, u32)>,
+}
+
+impl Callers {
+    /// Reads the text of a callers file. Reports every mistake at once, and never a hash.
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+        let mut file = parse_toml("callers", text)?;
+        let mut callers = Self::default();
+        let mut mistakes = Mistakes::default();
+        match file.remove("caller") {
+            Some(Value::Array(list)) if !list.is_empty() => {
+                for (place, entry) in (0..).zip(list) {
+                    callers.add(place, entry, &mut mistakes);
+                }
+            }
+            _ => mistakes.add("caller", "is missing", "declare at least one [[caller]]"),
+        }
+        unknown(&file, "", &mut mistakes);
+        mistakes.or(callers)
+    }
+
+    /// The name of the caller whose token this is.
+    ///
+    /// Compares with every hash in constant time: how long it takes tells nothing but how many there are.
+    pub fn authenticate(&self, token: &str) -> Option<&str> {
+        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let presented = hash(token);
+        let mut caller = u32::MAX;
+        for (known, place) in &self.hashes {
+            caller.conditional_assign(place, known.ct_eq(&presented));
+        }
+        self.names.get(usize::try_from(caller).ok()?).map(String::as_str)
+    }
+
+    /// The names, in the order of the file.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    fn add(&mut self, place: u32, entry: Value, mistakes: &mut Mistakes) {
+        let at = format!("caller[{place}]");
+        let Value::Table(mut entry) = entry else {
+            return mistakes.add(at, "is not a table", "write each one under its own [[caller]]");
+        };
+        let name = match entry.remove("name") {
+            Some(Value::String(name)) if is_name(&name) => {
+                if self.names.contains(&name) {
+                    let problem = format!("{name:?} is declared twice");
+                    mistakes.add(format!("{at}.name"), problem, "give each caller its own name");
+                }
+                name
+            }
+            found => {
+                let problem = if found.is_some() { "is not a name" } else { "is missing" };
+                mistakes.add(format!("{at}.name"), problem, NAME_REMEDY);
+                String::new()
+            }
+        };
+        self.names.push(name);
+        match entry.remove("token_sha256") {
+            Some(Value::Array(list)) if !list.is_empty() => {
+                for (nth, text) in list.iter().enumerate() {
+                    self.add_hash(place, &format!("{at}.token_sha256[{nth}]"), text, mistakes);
+                }
+            }
+            _ => {
+                let remedy = "list the SHA-256 of at least one token, in square brackets";
+                mistakes.add(format!("{at}.token_sha256"), "is missing", remedy);
+            }
+        }
+        unknown(&entry, &format!("{at}."), mistakes);
+    }
+
+    fn add_hash(&mut self, place: u32, key: &str, text: &Value, mistakes: &mut Mistakes) {
+        let Some(new) = text.as_str().and_then(from_hex) else {
+            return mistakes.add(key, "is not a SHA-256", "write 64 hexadecimal digits in quotes");
+        };
+        if new == hash("") {
+            mistakes.add(key, "is the hash of nothing", "hash the token itself");
+        } else if let Some((_, other)) = self.hashes.iter().find(|(known, _)| *known == new) {
+            let problem = format!("is already a hash of caller[{other}]");
+            mistakes.add(key, problem, "give each caller tokens of its own, and each once");
+        } else {
+            self.hashes.push((new, place));
+        }
+    }
+}
+
+impl fmt::Debug for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callers").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// A new token from the system's random source, and what the callers file needs of it: its SHA-256 in hexadecimal.
+pub fn new_token() -> Result<(String, String), getrandom::Error> {
+    let mut random = [0; TOKEN_RANDOM_BYTES];
+    getrandom::fill(&mut random)?;
+    let token = format!("{TOKEN_PREFIX}{}", to_hex(&random));
+    let sha256 = to_hex(&hash(&token));
+    Ok((token, sha256))
+}
+
+fn hash(token: &str) -> Hash {
+    Sha256::digest(token).into()
+}
+
+fn is_name(text: &str) -> bool {
+    let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 63
+        && text.bytes().next().is_some_and(first)
+        && text.bytes().all(|b| first(b) || b".-_".contains(&b))
+}
+
+fn unknown(table: &Table, at: &str, mistakes: &mut Mistakes) {
+    for key in table.keys() {
+        mistakes.add(format!("{at}{key}"), "is unknown", "remove it");
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn from_hex(text: &str) -> Option<Hash> {
+    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digits: Vec<u8> = text.bytes().map(|b| digit(&b)).collect::<Option<_>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with these callers and their tokens.
+    fn file(callers: &[(&str, &[&str])]) -> String {
+        callers.iter().fold(String::new(), |text, (name, tokens)| {
+            let hashes: Vec<String> = tokens.iter().map(|token| to_hex(&hash(token))).collect();
+            format!("{text}[[caller]]\nname = {name:?}\ntoken_sha256 = {hashes:?}\n")
+        })
+    }
+
+    #[test]
+    fn the_hash_is_what_sha256sum_prints() {
+        assert_eq!(to_hex(&hash("abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn a_token_names_its_caller_and_nobody_else() {
+        let callers = Callers::parse(&file(&[("orders", &["a", "b"]), ("billing", &["c"])])).unwrap();
+        for (token, name) in [
+            ("a", Some("orders")),
+            ("b", Some("orders")),
+            ("c", Some("billing")),
+            ("d", None),
+            ("A", None),
+            ("a ", None),
+            ("", None),
+        ] {
+            assert_eq!(callers.authenticate(token), name, "{token:?}");
+        }
+        assert_eq!(callers.authenticate(&"a".repeat(TOKEN_BYTES_MAX + 1)), None);
+        assert_eq!(callers.names().collect::<Vec<_>>(), ["orders", "billing"]);
+    }
+
+    #[test]
+    fn capital_hexadecimal_digits_are_hashes_too() {
+        let sha256 = to_hex(&hash("a")).to_uppercase();
+        let text = format!("[[caller]]\nname = 'orders'\ntoken_sha256 = ['{sha256}']");
+        assert_eq!(Callers::parse(&text).unwrap().authenticate("a"), Some("orders"));
+    }
+
+    #[test]
+    fn a_new_token_opens_the_door_and_no_two_are_alike() {
+        let (token, sha256) = new_token().unwrap();
+        let text = format!("[[caller]]\nname = 'orders'\ntoken_sha256 = ['{sha256}']");
+        assert_eq!(Callers::parse(&text).unwrap().authenticate(&token), Some("orders"));
+        assert!(token.starts_with("payops_") && token.len() == "payops_".len() + 64, "{token}");
+        assert_ne!(token, new_token().unwrap().0);
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for name in ["a", "7", "orders", "orders-eu.v2_x", &"a".repeat(63)] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "-a", ".a", "_a", "Orders", "a b", "a/b", "é", "a\n", &"a".repeat(64)] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_and_no_hash() {
+        let (shared, odd) = (to_hex(&hash("shared")), "abc".repeat(21));
+        let empty = to_hex(&hash(""));
+        let text = format!(
+            "colour = 'blue'
+             [[caller]]
+             name = 'orders'
+             token_sha256 = ['{shared}', '{shared}', '{odd}', '+{odd}', '{empty}', 7]
+             [[caller]]
+             name = 'orders'
+             token_sha256 = ['{shared}']
+             [[caller]]
+             name = 'Orders'
+             token_sha256 = []
+             [[caller]]
+             token_sha256 = '{shared}'
+             tokens = 1
+            "
+        );
+        let mistakes = Callers::parse(&text).unwrap_err();
+        let told: Vec<(&str, &str)> =
+            mistakes.iter().map(|mistake| (mistake.key.as_str(), mistake.problem.as_str())).collect();
+        let expected = [
+            ("caller[0].token_sha256[1]", "is already a hash of caller[0]"),
+            ("caller[0].token_sha256[2]", "is not a SHA-256"),
+            ("caller[0].token_sha256[3]", "is not a SHA-256"),
+            ("caller[0].token_sha256[4]", "is the hash of nothing"),
+            ("caller[0].token_sha256[5]", "is not a SHA-256"),
+            ("caller[1].name", "\"orders\" is declared twice"),
+            ("caller[1].token_sha256[0]", "is already a hash of caller[0]"),
+            ("caller[2].name", "is not a name"),
+            ("caller[2].token_sha256", "is missing"),
+            ("caller[3].name", "is missing"),
+            ("caller[3].token_sha256", "is missing"),
+            ("caller[3].tokens", "is unknown"),
+            ("colour", "is unknown"),
+        ];
+        assert_eq!(told, expected);
+        let message = mistakes.to_string();
+        assert!(!message.contains(&shared) && !message.contains(&odd) && !message.contains(&empty));
+    }
+
+    #[test]
+    fn a_file_without_callers_is_a_mistake() {
+        for text in ["", "caller = []", "caller = 7", "[caller]\nname = 'orders'"] {
+            let message = Callers::parse(text).unwrap_err().to_string();
+            assert!(message.starts_with("caller: is missing; declare at least one [[caller]]"), "{message}");
+        }
+        let message = Callers::parse("token_sha256 = [abc").unwrap_err().to_string();
+        assert!(message.starts_with("callers: line 1 is not TOML") && !message.contains("abc"), "{message}");
+    }
+
+    #[test]
+    fn debug_shows_no_hash() {
+        let callers = Callers::parse(&file(&[("orders", &["a"])])).unwrap();
+        assert_eq!(format!("{callers:?}"), "Callers { names: [\"orders\"], .. }");
+    }
+}
