@@ -12,4 +12,5 @@
 )]
 
 mod config;
+mod readme;
 mod sandbox;
