@@ -1,1 +1,13 @@
+//! The simulator of Dintero, over real HTTP: every documented behaviour, every assumption, every fault.
+//!
+//! A doc comment cites the section of the project's notes on Dintero's API that a test rests on; section 12 holds the
+//! assumptions.
 
+mod world;
+
+mod admin;
+mod faults;
+mod operations;
+mod products;
+mod reading;
+mod tokens;

@@ -1,0 +1,184 @@
+//! The admin API under `/sandbox/v1/`: makes transactions, asks for faults, tells the truth.
+
+mod transactions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State as Extracted};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Account;
+use super::faults;
+use super::fields::{Fields, Invalid, required};
+use super::state::{Core, State};
+use super::wire::Refusal;
+
+/// What handlers share.
+type Shared = Extracted<Arc<State>>;
+
+/// The answer of an admin handler: 400 names the field and the remedy.
+type Reply = Result<Response, Invalid>;
+
+/// The longest token life and delay: a year.
+const SECONDS_MAX: u64 = 31_536_000;
+
+/// The most entries of the ledger and of the request log.
+const ENTRIES_MAX: u64 = 10_000_000;
+
+/// The routes. Everything else under `/sandbox/` is answered with 404 and the list of what there is.
+pub fn router() -> Router<Arc<State>> {
+    Router::new()
+        .merge(transactions::router())
+        .route("/sandbox/v1/ledger", get(ledger))
+        .route("/sandbox/v1/requests", get(requests).delete(forget_requests))
+        .route("/sandbox/v1/faults", get(waiting).post(add_fault).delete(remove_faults))
+        .route("/sandbox/v1/faults/{id}", delete(remove_fault))
+        .route("/sandbox/v1/tokens/expire", post(expire_tokens))
+        .route("/sandbox/v1/clients/{account}", put(rotate_client))
+        .route("/sandbox/v1/settings", get(settings).put(change_settings))
+        .route("/sandbox/v1/reset", post(reset))
+        .route("/sandbox/v1/health", get(|| async { axum::Json(json!({ "status": "ok" })) }))
+        .route("/sandbox/{*rest}", axum::routing::any(no_such_thing))
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    transaction: Option<String>,
+}
+
+async fn ledger(Extracted(state): Shared, Query(filter): Query<Filter>) -> Response {
+    let core = state.lock();
+    let effects: Vec<_> = core.ledger.effects(filter.transaction.as_deref()).collect();
+    axum::Json(effects).into_response()
+}
+
+async fn requests(Extracted(state): Shared, Query(filter): Query<Filter>) -> Response {
+    let core = state.lock();
+    let entries: Vec<_> = core.requests.entries(filter.transaction.as_deref()).collect();
+    axum::Json(entries).into_response()
+}
+
+async fn forget_requests(Extracted(state): Shared) -> StatusCode {
+    state.lock().requests.clear();
+    StatusCode::NO_CONTENT
+}
+
+async fn waiting(Extracted(state): Shared) -> Response {
+    axum::Json(state.lock().faults.shown()).into_response()
+}
+
+async fn add_fault(Extracted(state): Shared, body: Bytes) -> Reply {
+    let fault = faults::parse(Fields::read(&body)?)?;
+    let id = state.lock().faults.add(fault);
+    let id = required("faults", id, "too many wait; DELETE /sandbox/v1/faults first")?;
+    Ok((StatusCode::CREATED, axum::Json(json!({ "id": id }))).into_response())
+}
+
+async fn remove_faults(Extracted(state): Shared) -> Response {
+    removed(state.lock().faults.remove(None))
+}
+
+async fn remove_fault(Extracted(state): Shared, Path(id): Path<u64>) -> Response {
+    removed(state.lock().faults.remove(Some(id)))
+}
+
+fn removed(count: usize) -> Response {
+    axum::Json(json!({ "removed": count })).into_response()
+}
+
+async fn expire_tokens(Extracted(state): Shared, body: Bytes) -> Reply {
+    let mut fields = Fields::read(&body)?;
+    let account = fields.text("account")?;
+    fields.finish()?;
+    let expired = state.lock().tokens.expire(account.as_deref());
+    Ok(axum::Json(json!({ "expired": expired })).into_response())
+}
+
+/// Gives an account new credentials, or opens the account. Tokens stay valid `[D 12 #25]`.
+async fn rotate_client(Extracted(state): Shared, Path(id): Path<String>, body: Bytes) -> Reply {
+    if !transactions::is_account(&id) {
+        return Err(Invalid::new("account", "put T or P and eight digits in the path"));
+    }
+    let mut fields = Fields::read(&body)?;
+    let client_id = required("client_id", fields.text("client_id")?, "send the new client id")?;
+    let client_secret = required("client_secret", fields.text("client_secret")?, "send the new secret")?;
+    fields.finish()?;
+    let mut core = state.lock();
+    let account = Account { id: id.clone(), client_id, client_secret };
+    match core.tokens.accounts.iter_mut().find(|known| known.id == id) {
+        Some(known) => *known = account,
+        None => core.tokens.accounts.push(account),
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn settings(Extracted(state): Shared) -> Response {
+    axum::Json(shown(&state.lock())).into_response()
+}
+
+async fn change_settings(Extracted(state): Shared, body: Bytes) -> Reply {
+    let mut fields = Fields::read(&body)?;
+    let mut core = state.lock();
+    let entries = |count: usize| u64::try_from(count).unwrap_or(ENTRIES_MAX);
+    let life = fields.count("token_life_seconds", core.tokens.life.as_secs(), SECONDS_MAX)?;
+    let later = u64::try_from(core.later.as_millis()).unwrap_or(SECONDS_MAX);
+    let later = fields.count("asynchronous_delay_ms", later, SECONDS_MAX * 1_000)?;
+    let requests_max = fields.count("requests_max", entries(core.requests.max), ENTRIES_MAX)?;
+    let mut behaviour = core.ledger.behaviour.clone();
+    let ledger_max = fields.count("ledger_max", entries(behaviour.ledger_max), ENTRIES_MAX)?;
+    for (name, switch) in [
+        ("echo_metadata", &mut behaviour.echo_metadata),
+        ("completion_repeats_reference", &mut behaviour.completion_repeats_reference),
+        ("released_counts_as_captured", &mut behaviour.released_counts_as_captured),
+        ("final_capture_adds_void_event", &mut behaviour.final_capture_adds_void_event),
+    ] {
+        *switch = fields.flag(name)?.unwrap_or(*switch);
+    }
+    fields.finish()?;
+    behaviour.ledger_max = usize::try_from(ledger_max).unwrap_or(behaviour.ledger_max);
+    core.ledger.behaviour = behaviour;
+    core.requests.max = usize::try_from(requests_max).unwrap_or(core.requests.max);
+    core.tokens.life = Duration::from_secs(life);
+    core.later = Duration::from_millis(later);
+    Ok(axum::Json(shown(&core)).into_response())
+}
+
+fn shown(core: &Core) -> Value {
+    let behaviour = &core.ledger.behaviour;
+    json!({
+        "token_life_seconds": core.tokens.life.as_secs(),
+        "asynchronous_delay_ms": u64::try_from(core.later.as_millis()).unwrap_or(u64::MAX),
+        "echo_metadata": behaviour.echo_metadata,
+        "completion_repeats_reference": behaviour.completion_repeats_reference,
+        "released_counts_as_captured": behaviour.released_counts_as_captured,
+        "final_capture_adds_void_event": behaviour.final_capture_adds_void_event,
+        "ledger_max": behaviour.ledger_max,
+        "requests_max": core.requests.max,
+    })
+}
+
+async fn reset(Extracted(state): Shared) -> StatusCode {
+    state.reset();
+    StatusCode::NO_CONTENT
+}
+
+async fn no_such_thing() -> Response {
+    let there_is =
+        "transactions, ledger, requests, faults, tokens/expire, clients/{account}, settings, reset, health";
+    let message = format!("no such admin resource; under /sandbox/v1/ there is {there_is}");
+    (StatusCode::NOT_FOUND, axum::Json(json!({ "error": { "message": message } }))).into_response()
+}
+
+impl From<Refusal> for Invalid {
+    /// The books' refusal of something an admin asked for.
+    fn from(refusal: Refusal) -> Self {
+        Self::new("transaction", refusal.message)
+    }
+}

@@ -1,0 +1,128 @@
+//! Everything the sandbox remembers, behind one lock that is never held across an await.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::faults::Faults;
+use super::ledger::{Completion, Ledger, Outcome};
+use super::requests::Requests;
+use super::token::Tokens;
+use super::{Settings, demo};
+
+/// How long products with asynchronous refunds take, unless told otherwise `[D 12 #11]`.
+const LATER: Duration = Duration::from_secs(2);
+
+/// What the sandbox remembers.
+#[derive(Debug)]
+pub struct Core {
+    /// Transactions and effects.
+    pub ledger: Ledger,
+    /// Accounts and access tokens.
+    pub tokens: Tokens,
+    /// What is to go wrong.
+    pub faults: Faults,
+    /// What was received.
+    pub requests: Requests,
+    /// How long products with asynchronous refunds take.
+    pub later: Duration,
+    /// Counts resets: what was put off before a reset does not happen after it.
+    generation: u64,
+}
+
+/// The state, shared by all handlers.
+#[derive(Debug)]
+pub struct State {
+    settings: Settings,
+    core: Mutex<Core>,
+    stop: CancellationToken,
+}
+
+/// One moment on both clocks: the calendar's for what is shown, the monotonic one for what expires.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The calendar's.
+    pub wall: Timestamp,
+    /// The monotonic one.
+    pub instant: Instant,
+}
+
+impl Now {
+    /// This moment.
+    pub fn read() -> Self {
+        Self { wall: Timestamp::now(), instant: Instant::now() }
+    }
+}
+
+impl Core {
+    fn new(settings: &Settings, generation: u64) -> Self {
+        let mut ledger = Ledger::new(settings.seed);
+        if settings.demo_transactions {
+            demo::open_all(&mut ledger, Timestamp::now());
+        }
+        // Tokens of an earlier generation must not become valid again.
+        let token_seed = settings.seed.wrapping_add(generation);
+        Self {
+            ledger,
+            tokens: Tokens::new(settings.accounts.clone(), settings.token_life, token_seed),
+            faults: Faults::new(settings.seed),
+            requests: Requests::default(),
+            later: LATER,
+            generation,
+        }
+    }
+}
+
+impl State {
+    /// The state at start. Work that was put off ends when `stop` is cancelled.
+    pub fn new(settings: Settings, stop: CancellationToken) -> Self {
+        let core = Mutex::new(Core::new(&settings, 0));
+        Self { settings, core, stop }
+    }
+
+    /// The state. Never keep it across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Back to the start.
+    pub fn reset(&self) {
+        let mut core = self.lock();
+        *core = Core::new(&self.settings, core.generation + 1);
+    }
+
+    /// Runs `work` after `delay`, unless the sandbox was reset or stopped meanwhile.
+    pub fn put_off(self: &Arc<Self>, delay: Duration, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let state = Arc::clone(self);
+        let generation = self.lock().generation;
+        tokio::spawn(async move {
+            let due = state.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+            if due.is_some() && state.lock().generation == generation {
+                work(&state);
+            }
+        });
+    }
+
+    /// Sees to it that an accepted operation ends as it is to end.
+    pub fn put_off_completion(
+        self: &Arc<Self>,
+        transaction: String,
+        request_id: String,
+        completion: Completion,
+    ) {
+        if completion.outcome == Outcome::Never {
+            return;
+        }
+        self.put_off(completion.after, move |state| {
+            let outcome = completion.outcome;
+            let ended =
+                state.lock().ledger.complete(&transaction, Some(&request_id), outcome, Timestamp::now());
+            if let Err(refusal) = ended {
+                tracing::warn!(transaction, message = refusal.message, "an accepted operation could not end");
+            }
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! Access tokens `[D 2]`: issued for client credentials, opaque to the client, refused once expired.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::Account;
+use super::random::Random;
+use super::wire::Refusal;
+
+/// The most tokens that are remembered; the oldest go first.
+const TOKENS_MAX: usize = 100_000;
+
+/// The accounts, their credentials, and the tokens that were issued.
+#[derive(Debug)]
+pub struct Tokens {
+    /// The API clients, one for each account.
+    pub accounts: Vec<Account>,
+    /// How long a new token lives.
+    pub life: Duration,
+    issued: HashMap<String, Issued>,
+    oldest_first: VecDeque<String>,
+    random: Random,
+}
+
+/// Whom a valid token speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    /// The account.
+    pub account: String,
+    /// The API client, which becomes `created_by` on events.
+    pub client_id: String,
+}
+
+#[derive(Debug)]
+struct Issued {
+    bearer: Bearer,
+    expires: Instant,
+}
+
+impl Tokens {
+    /// No token issued yet.
+    pub fn new(accounts: Vec<Account>, life: Duration, seed: u64) -> Self {
+        let random = Random::new(seed ^ 0x0074_6f6b_656e);
+        Self { accounts, life, issued: HashMap::new(), oldest_first: VecDeque::new(), random }
+    }
+
+    /// Answers `POST /v1/accounts/{account}/auth/token` `[D 2.1]`.
+    pub fn issue(
+        &mut self,
+        account: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+        now: Instant,
+    ) -> Result<Value, Refusal> {
+        let unauthorized = |why: &str| Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", why);
+        let forbidden = |why: &str| Refusal::new(StatusCode::FORBIDDEN, "FORBIDDEN", why);
+        let (client_id, secret) =
+            basic(headers).ok_or_else(|| unauthorized("Basic credentials are missing"))?;
+        let client =
+            self.accounts.iter().find(|one| one.client_id == client_id && one.client_secret == secret);
+        let client = client.ok_or_else(|| unauthorized("Invalid client credentials"))?;
+        let body: Value = serde_json::from_slice(body)
+            .map_err(|_| Refusal::bad_request("The body must be a JSON object"))?;
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
+        if text("grant_type") != Some("client_credentials") {
+            return Err(Refusal::bad_request("grant_type must be client_credentials"));
+        }
+        let audience = text("audience").ok_or_else(|| Refusal::bad_request("audience is required"))?;
+        let plain = format!("https://api.dintero.com/v1/accounts/{account}");
+        let with_user = format!("https://{account}@api.dintero.com/v1/accounts/{account}");
+        if audience != plain && audience != with_user {
+            return Err(forbidden("The audience is not a grant of the client")); // the status is not documented
+        }
+        if client.id != account {
+            return Err(forbidden("The client belongs to another account"));
+        }
+        let bearer = Bearer { account: client.id.clone(), client_id };
+        Ok(json!({
+            "access_token": self.mint(bearer, now),
+            "token_type": "Bearer",
+            "expires_in": self.life.as_secs(),
+        }))
+    }
+
+    /// Whom the `Authorization` header speaks for, or the documented 401.
+    pub fn bearer(&self, headers: &HeaderMap, now: Instant) -> Result<Bearer, Refusal> {
+        let token = token(headers).and_then(|token| self.issued.get(token));
+        match token {
+            Some(issued) if now < issued.expires => Ok(issued.bearer.clone()),
+            _ => Err(Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "invalid JWT")),
+        }
+    }
+
+    /// Makes the tokens of an account, or of all, expire now. Says how many.
+    pub fn expire(&mut self, account: Option<&str>) -> usize {
+        let before = self.issued.len();
+        self.issued.retain(|_, issued| account.is_some_and(|account| issued.bearer.account != account));
+        before - self.issued.len()
+    }
+
+    fn mint(&mut self, bearer: Bearer, now: Instant) -> String {
+        let header = json!({ "alg": "RS256", "typ": "JWT" });
+        let claims = json!({
+            "sub": bearer.client_id,
+            "aud": format!("https://api.dintero.com/v1/accounts/{}", bearer.account),
+            "jti": self.random.uuid(),
+        });
+        let encode = |part: Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let token = format!("{}.{}.{}", encode(header), encode(claims), self.random.signature());
+        self.issued.insert(token.clone(), Issued { bearer, expires: now + self.life });
+        self.oldest_first.push_back(token.clone());
+        while self.oldest_first.len() > TOKENS_MAX {
+            if let Some(oldest) = self.oldest_first.pop_front() {
+                self.issued.remove(&oldest);
+            }
+        }
+        token
+    }
+}
+
+/// A short name for the bearer token of a request, fit for a log: the start of its SHA-256.
+pub fn fingerprint(headers: &HeaderMap) -> Option<String> {
+    let digest = Sha256::digest(token(headers)?);
+    let start = digest.iter().take(6).fold(0_u64, |start, byte| (start << 8) | u64::from(*byte));
+    Some(format!("{start:012x}"))
+}
+
+fn token(headers: &HeaderMap) -> Option<&str> {
+    credentials(headers, "bearer")
+}
+
+fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let bytes = STANDARD.decode(credentials(headers, "basic")?).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let (client_id, secret) = text.split_once(':')?;
+    Some((client_id.to_owned(), secret.to_owned()))
+}
+
+fn credentials<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let (given, credentials) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    given.eq_ignore_ascii_case(scheme).then(|| credentials.trim())
+}
