@@ -1,0 +1,240 @@
+//! The composition root: the one room that knows all the others. Builds the
+//! boundary from a configuration, serves it, and drains it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::auth::AuthLayer;
+use crate::callers::CallersFile;
+use crate::clock::Clock;
+use crate::conclude::Conclude;
+use crate::config::{self, Config};
+use crate::grpc::{
+    Adapter, Waits,
+    pb::{
+        DESCRIPTORS, health::health_server::HealthServer,
+        payment_operations_service_server::PaymentOperationsServiceServer,
+    },
+};
+use crate::health::Health;
+use crate::inbound::InboundLayer;
+use crate::journal::{Journal as _, embedded::Embedded, entry::Schedule};
+use crate::listener;
+use crate::operations::{Limits, Operations};
+use crate::psp::NotSent;
+use crate::psp::dintero::{Dintero, transport::Http};
+use crate::reconcile::{ReadBack, decide::Rules};
+
+/// The service whose readiness is told by name.
+pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
+
+/// How often readiness is looked at.
+const READINESS_EVERY: Duration = Duration::from_millis(500);
+/// How often writing is proven while nothing else shows it.
+const JOURNAL_CHECK_EVERY: u32 = 10;
+
+/// The boundary could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is not usable.
+    #[error("{0}")]
+    Configuration(config::Mistakes),
+    /// The journal is not usable.
+    #[error("{0}")]
+    Journal(#[from] crate::journal::Error),
+    /// The PSP client could not be made.
+    #[error("the PSP client cannot be made: {0}")]
+    Client(String),
+    /// The server failed.
+    #[error("the server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// Reflection cannot be served.
+    #[error("the descriptors are not usable: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+type Client = Dintero<Http>;
+
+/// Serves on `listener` until `stop` is cancelled, then drains: not ready, no
+/// new call, what is under way finishes within `server.drain_timeout`. Ends at
+/// once, with an error, if the journal must not be written to any more.
+pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationToken) -> Result<(), Error> {
+    let clock = Clock::system();
+    let schedule = schedule(&config.read_back);
+    let callers = CallersFile::open(&config.callers.file).map_err(Error::Configuration)?;
+    let callers = Arc::new(callers);
+    let journal = Embedded::open(&config.journal.directory, clock.now(), &schedule)?;
+    let transport = Http::new(&config.psp).map_err(Error::Client)?;
+    let psp =
+        Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
+
+    let tasks = TaskTracker::new();
+    // Stopped after the server: what it still answers may need them.
+    let background = CancellationToken::new();
+    let conclude = Conclude { journal: journal.clone(), psp: psp.clone(), clock, schedule };
+    let read_back =
+        ReadBack::new(conclude.clone(), rules(&config.exactly_once), config.read_back.in_flight_max);
+    let limits = Limits {
+        in_flight_max: config.psp.in_flight_max,
+        attempt_timeout: config.psp.attempt_timeout,
+        send_window: config.exactly_once.send_window,
+    };
+    let operations = Operations::new(conclude, read_back.clone(), &limits, tasks.clone(), stop.clone());
+    let health = Health::new(&[SERVICE], stop.clone());
+
+    let reconciling = tokio::spawn(read_back.run(background.clone()));
+    tokio::spawn(Arc::clone(&callers).follow(background.clone()));
+    tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
+
+    let router = router(config, operations, callers, health.clone())?;
+    let connections = listener::connections(listener, config.server.connections_max);
+    let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
+    let mut server = std::pin::pin!(server);
+    tokio::select! {
+        ended = &mut server => ended?,
+        () = stop.cancelled() => {}
+        () = broken(&journal) => {
+            return Err(crate::journal::Error::Unconfirmed("see the log".to_owned()).into());
+        }
+    }
+    health.set_ready(false);
+    tracing::info!("draining");
+    tasks.close();
+    let drained = tokio::time::timeout(config.server.drain_timeout, async {
+        // Calls first, then what runs on without them.
+        let ended = server.await;
+        tasks.wait().await;
+        ended
+    });
+    match drained.await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!(
+            operations = tasks.len(),
+            "the drain limit passed; the journal has what was cut off"
+        ),
+    }
+    background.cancel();
+    // The journal keeps whatever a read was about to find out.
+    drop(tokio::time::timeout(Duration::from_secs(1), reconciling).await);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn router(
+    config: &Config,
+    operations: Operations<Embedded, Client>,
+    callers: Arc<CallersFile>,
+    health: Health,
+) -> Result<
+    tonic::transport::server::Router<
+        tower::layer::util::Stack<
+            InboundLayer,
+            tower::layer::util::Stack<CatchPanicLayer<PanicAnswer>, tower::layer::util::Identity>,
+        >,
+    >,
+    Error,
+> {
+    let server = &config.server;
+    let waits = Waits { default: server.wait_default, max: server.wait_max };
+    let service = PaymentOperationsServiceServer::new(Adapter::new(operations, waits, server.watch_max))
+        .max_decoding_message_size(server.message_bytes_max);
+    let service = ServiceBuilder::new().layer(AuthLayer::new(callers)).service(service);
+    let mut router = Server::builder()
+        .http2_max_header_list_size(server.header_bytes_max)
+        .max_concurrent_streams(server.concurrent_streams_max)
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(CatchPanicLayer::custom(PanicAnswer))
+        .layer(InboundLayer)
+        .add_service(service)
+        .add_service(HealthServer::new(health));
+    if server.reflection {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    }
+    Ok(router)
+}
+
+/// A panic is a defect; the caller still gets an answer, and the server serves
+/// the next call.
+#[derive(Clone, Copy)]
+struct PanicAnswer;
+
+impl tower_http::catch_panic::ResponseForPanic for PanicAnswer {
+    type ResponseBody = tonic::body::Body;
+
+    fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send>) -> http::Response<Self::ResponseBody> {
+        tracing::error!("a call panicked: a defect");
+        crate::grpc::status::money(&crate::failure::Failure::Internal, "").into_http()
+    }
+}
+
+/// Ready while the journal can be written and every account has credentials
+/// that the PSP takes. A PSP that is merely out of reach does not make an
+/// unready boundary once it has been ready: it still answers for what it knows.
+async fn watch_readiness(journal: Embedded, psp: Client, health: Health, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(READINESS_EVERY);
+    let mut ticks = 0_u32;
+    let mut journal_works = true;
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if ticks.is_multiple_of(JOURNAL_CHECK_EVERY) || !journal_works {
+            journal_works = journal.check().await.is_ok();
+        }
+        ticks = ticks.wrapping_add(1);
+        let was_ready = health.is_ready();
+        let credentials = psp.credentials().await;
+        let unusable = credentials.iter().find(|(_, state)| match state {
+            Ok(()) => false,
+            Err(NotSent::CredentialsRejected(_)) => true,
+            Err(_) => !was_ready,
+        });
+        let ready = journal_works && unusable.is_none() && !stop.is_cancelled();
+        if ready != was_ready {
+            match unusable {
+                Some((account, _)) => {
+                    tracing::warn!(%account, ready, "readiness changed: no usable credentials")
+                }
+                None => tracing::info!(journal_works, ready, "readiness changed"),
+            }
+        }
+        health.set_ready(ready);
+    }
+    health.set_ready(false);
+}
+
+async fn broken(journal: &Embedded) {
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    while !journal.is_broken() {
+        tick.tick().await;
+    }
+}
+
+fn schedule(read_back: &config::ReadBack) -> Schedule {
+    Schedule {
+        first: read_back.schedule.clone(),
+        then: read_back.then_every,
+        jitter_percent: read_back.jitter_percent,
+    }
+}
+
+fn rules(times: &config::ExactlyOnce) -> Rules {
+    Rules {
+        settle_max: times.settle_max,
+        read_lag_max: times.read_lag_max,
+        absent_reads_apart: times.absent_reads_apart,
+        failed_event_settles_after: times.failed_event_settles_after,
+        partial_review_after: times.partial_review_after,
+        accepted_review_after: times.accepted_review_after,
+        unreadable_review_after: times.unreadable_review_after,
+    }
+}

@@ -1,0 +1,268 @@
+//! One attempt: check, record, send once, record what the answer proves.
+//!
+//! # Correctness
+//!
+//! The order is the guarantee. The request is complete, token included, before
+//! the first record; the record is durable before the first byte; the first
+//! byte leaves within the send window or never, so that a process that slept
+//! in between cannot send with a token younger than the fence in the record; a
+//! definite answer is durable before it is given.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+use tower::{BoxError, Service, ServiceExt as _};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::conclude::Conclude;
+use crate::failure::Failure;
+use crate::journal::{
+    Journal, Written,
+    entry::{Entry, Event},
+};
+use crate::payment::{Command, Kind, outcome::Proof};
+use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
+
+/// A command to be carried out, with the entry that a release left behind.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What to do.
+    pub command: Command,
+    /// The released entry of the same key, where there is one.
+    pub prior: Option<Entry>,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug)]
+pub enum Attempted {
+    /// The entry after it, in whatever state.
+    Entry(Box<Entry>),
+    /// Somebody else wrote the key first; nothing was sent.
+    Overtaken,
+}
+
+/// Carries out attempts. `F` sends and waits, within bounds.
+#[derive(Clone)]
+pub struct Attempts<J, P, F> {
+    conclude: Conclude<J, P>,
+    window: Window,
+    sender: F,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// From before the first record to the first byte.
+    pub send: Duration,
+    /// How long a sender may be alive after the first record.
+    pub lease: Duration,
+}
+
+/// A complete request and the entry that was recorded for it.
+pub struct Flight<Q> {
+    prepared: Q,
+    entry: Entry,
+}
+
+/// Sends on a task of its own: an answer that comes after our patience ended
+/// is still heard and still recorded.
+#[derive(Clone)]
+pub struct Sender<J, P> {
+    conclude: Conclude<J, P>,
+}
+
+/// What a look at the transaction allows.
+enum Checked {
+    Send,
+    /// The state that a void asks for is there already.
+    AlreadyVoid(Proof),
+}
+
+impl<J: Journal, P: Psp, F> Attempts<J, P, F> {
+    /// Attempts that are sent by `sender`.
+    pub fn new(conclude: Conclude<J, P>, window: Window, sender: F) -> Self {
+        Self { conclude, window, sender }
+    }
+}
+
+impl<J, P, F> Attempts<J, P, F>
+where
+    J: Journal,
+    P: Psp,
+    F: Service<Flight<P::Prepared>, Response = Received, Error = BoxError> + Clone + Send + 'static,
+    F::Future: Send,
+{
+    async fn run(self, attempt: Attempt) -> Result<Attempted, Failure> {
+        let Attempt { command, prior } = attempt;
+        let (entry, received) = match self.once(&command, prior).await? {
+            Once::Done(attempted) => return Ok(attempted),
+            Once::Received(entry, received) => (entry, received),
+        };
+        if received != Received::Unauthorized {
+            return self.settle(entry, received).await;
+        }
+        // 401: the token was refused before anything was executed (A3). One
+        // more attempt, with a new token and a record of its own.
+        let released = self.conclude.record(*entry, received).await?;
+        match self.once(&command, Some(released)).await? {
+            Once::Done(attempted) => Ok(attempted),
+            Once::Received(entry, received) => self.settle(entry, received).await,
+        }
+    }
+
+    async fn settle(&self, entry: Box<Entry>, received: Received) -> Result<Attempted, Failure> {
+        let not_sent = match &received {
+            Received::NotSent(why) => Some(NotSent::Unreachable(why.clone())),
+            Received::Unauthorized => {
+                Some(NotSent::CredentialsRejected("a fresh token is refused".to_owned()))
+            }
+            _ => None,
+        };
+        let entry = self.conclude.record(*entry, received).await?;
+        match not_sent {
+            Some(error) => Err(error.into()),
+            None => Ok(Attempted::Entry(Box::new(entry))),
+        }
+    }
+
+    async fn once(&self, command: &Command, prior: Option<Entry>) -> Result<Once, Failure> {
+        let Conclude { journal, psp, clock, schedule } = &self.conclude;
+        let checked = check(psp, command).await?;
+        let prepared = psp.prepare(command).await?;
+
+        let before = clock.boot();
+        let now = clock.now();
+        let fence_at = now + prepared.life_left();
+        let lease_until = now + self.window.lease;
+        let (entry, written) = match prior {
+            None => {
+                let entry = Entry::start(command, now, fence_at, lease_until);
+                let written = journal.insert(entry.clone()).await.map_err(Failure::Journal)?;
+                (entry, written)
+            }
+            Some(released) => {
+                let event = Event::Retried { nonce: Uuid::new_v4(), fence_at, lease_until };
+                let Ok(Some(entry)) = released.after(&event, now, schedule) else {
+                    return Ok(Once::Done(Attempted::Overtaken));
+                };
+                let written = journal.update(entry.clone()).await.map_err(Failure::Journal)?;
+                (entry, written)
+            }
+        };
+        match written {
+            Written::Done => {}
+            Written::KeyTaken(_) | Written::Stale => return Ok(Once::Done(Attempted::Overtaken)),
+            Written::Busy(other) => return Err(Failure::Busy(other)),
+        }
+        tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
+        if let Checked::AlreadyVoid(proof) = checked {
+            let entry = self.conclude.write(entry, &Event::Proven(proof)).await?;
+            return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
+        }
+        if clock.boot().saturating_sub(before) >= self.window.send {
+            let why = "too much time passed between the record and the sending".to_owned();
+            self.conclude.write(entry, &Event::NotSent { why }).await?;
+            return Err(NotSent::WindowMissed.into());
+        }
+        let flight = Flight { prepared, entry: entry.clone() };
+        let received = match self.sender.clone().oneshot(flight).await {
+            Ok(received) => received,
+            Err(elapsed) => Received::Unknown(elapsed.to_string()),
+        };
+        Ok(Once::Received(Box::new(entry), received))
+    }
+}
+
+enum Once {
+    Done(Attempted),
+    Received(Box<Entry>, Received),
+}
+
+impl<J, P, F> Service<Attempt> for Attempts<J, P, F>
+where
+    J: Journal,
+    P: Psp,
+    F: Service<Flight<P::Prepared>, Response = Received, Error = BoxError> + Clone + Send + Sync + 'static,
+    F::Future: Send,
+{
+    type Response = Attempted;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Attempted, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        Box::pin(self.clone().run(attempt))
+    }
+}
+
+impl<J: Journal, P: Psp> Sender<J, P> {
+    /// Sends, and concludes what comes too late.
+    pub fn new(conclude: Conclude<J, P>) -> Self {
+        Self { conclude }
+    }
+}
+
+impl<J: Journal, P: Psp> Service<Flight<P::Prepared>> for Sender<J, P> {
+    type Response = Received;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Received, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, flight: Flight<P::Prepared>) -> Self::Future {
+        let conclude = self.conclude.clone();
+        let (answer, received) = oneshot::channel();
+        let sending = async move {
+            let received = conclude.psp.send(flight.prepared).await;
+            if let Err(late) = answer.send(received) {
+                conclude.late(flight.entry, late).await;
+            }
+        };
+        tokio::spawn(sending.in_current_span());
+        // Lost only if the task itself was lost: it may have sent.
+        Box::pin(async move {
+            Ok(received.await.unwrap_or_else(|_| Received::Unknown("the sender ended".into())))
+        })
+    }
+}
+
+/// Everything that can be known before sending. A plain capture or refund costs
+/// no read; a guard does, and so does a void, which has no mark of its own and
+/// must not be sent when there is nothing to void.
+async fn check<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
+    if command.operation.kind() != Kind::Void && command.guards == crate::payment::Guards::default() {
+        return Ok(Checked::Send);
+    }
+    look_before(psp, command).await
+}
+
+async fn look_before<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
+    let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
+    rules::check_guards(&command.operation, &command.guards, &transaction).map_err(Failure::Refused)?;
+    if command.operation.kind() == Kind::Void && transaction.status == "AUTHORIZATION_VOIDED" {
+        let tag = command.tag();
+        if let judge::Verdict::Proven(proof) = judge::judge(&judge::Sought::of(command, &tag), &transaction) {
+            return Ok(Checked::AlreadyVoid(proof));
+        }
+    }
+    rules::check(&command.operation, &transaction).map_err(Failure::Refused)?;
+    Ok(Checked::Send)
+}
+
+/// Everything short of sending: `validate_only`.
+pub async fn validate<P: Psp>(psp: &P, command: &Command) -> Result<(), Failure> {
+    look_before(psp, command).await?;
+    psp.prepare(command).await?;
+    Ok(())
+}

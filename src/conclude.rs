@@ -1,0 +1,197 @@
+//! From an answer to an event, and the event into the journal. Answers that
+//! are waited for and answers that come too late go through here.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::failure::Failure;
+use crate::journal::{
+    self, Journal,
+    entry::{Entry, Event, Schedule, State},
+};
+use crate::payment::outcome::{Decline, PspError, Reason};
+use crate::psp::{
+    Psp, Received,
+    judge::{Sought, Verdict, judge},
+    rules,
+    transaction::Transaction,
+};
+
+/// How often and how patiently a result is written before giving up on it.
+const WRITE_PAUSES: [Duration; 3] =
+    [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
+
+/// Everything that is needed to conclude an attempt.
+#[derive(Clone)]
+pub struct Conclude<J, P> {
+    /// Where it is written.
+    pub journal: J,
+    /// Who is asked why.
+    pub psp: P,
+    /// When it is.
+    pub clock: Clock,
+    /// When to read back what stays open.
+    pub schedule: Schedule,
+}
+
+impl<J: Journal, P: Psp> Conclude<J, P> {
+    /// Writes what the answer to the entry's attempt proves.
+    pub async fn record(&self, entry: Entry, received: Received) -> Result<Entry, Failure> {
+        let event = self.event(&entry, received).await;
+        self.write(entry, &event).await
+    }
+
+    /// Writes an event, more than once if the journal is out of reach.
+    pub async fn write(&self, entry: Entry, event: &Event) -> Result<Entry, Failure> {
+        let mut pauses = WRITE_PAUSES.iter();
+        loop {
+            let now = self.clock.now();
+            match journal::advance(&self.journal, entry.clone(), event, now, &self.schedule).await {
+                Ok(entry) => return Ok(entry),
+                Err(journal::Error::Illegal(illegal)) => {
+                    tracing::error!(operation_id = %entry.id, %illegal, "a defect: an impossible change of state");
+                    return Err(Failure::Unrecorded(Box::new(entry)));
+                }
+                Err(error) => {
+                    let Some(pause) = pauses.next() else {
+                        tracing::error!(operation_id = %entry.id, %error, "a result could not be recorded");
+                        return Err(Failure::Unrecorded(Box::new(entry)));
+                    };
+                    tokio::time::sleep(*pause).await;
+                }
+            }
+        }
+    }
+
+    /// An answer that came after its caller had been freed. Only what is
+    /// definite about it counts; the rest is known already.
+    pub async fn late(&self, entry: Entry, received: Received) {
+        let event = self.event(&entry, received).await;
+        let definite = matches!(
+            event,
+            Event::Proven(_) | Event::Refused(_) | Event::Accepted { .. } | Event::Contradicted { .. }
+        );
+        if !definite {
+            return;
+        }
+        let (id, attempt) = (entry.id, entry.attempt);
+        // The entry as it stood when the request left: in doubt since.
+        let current = match self.journal.get(id).await {
+            Ok(Some(current)) => current,
+            _ => entry,
+        };
+        if current.attempt != attempt && !event.is_fact() || current.state.is_final() {
+            return;
+        }
+        match self.write(current, &event).await {
+            Ok(entry) => {
+                tracing::info!(operation_id = %id, state = entry.state.as_str(), "a late answer was recorded")
+            }
+            Err(error) => tracing::warn!(operation_id = %id, %error, "a late answer was not recorded"),
+        }
+    }
+
+    async fn event(&self, entry: &Entry, received: Received) -> Event {
+        match received {
+            Received::NotSent(why) => Event::NotSent { why },
+            Received::Unauthorized => Event::NotSent { why: "the PSP refused the token".to_owned() },
+            Received::Refused(error) => self.explain(entry, error).await,
+            Received::Pushback { http_status, .. } => {
+                Event::Doubted { why: format!("the PSP answered HTTP {http_status}"), pushback: true }
+            }
+            Received::Answered { transaction, accepted_request_id } => {
+                answered(entry, &transaction, accepted_request_id)
+            }
+            Received::Unknown(why) => Event::Doubted { why, pushback: false },
+        }
+    }
+
+    /// The PSP has no catalogue of error codes [D 8]; its transaction is the
+    /// evidence. A refusal that left a successful event of ours is a success.
+    async fn explain(&self, entry: &Entry, error: PspError) -> Event {
+        let transaction = match self.psp.read(&entry.operation.transaction).await {
+            Ok(transaction) => Some(transaction),
+            Err(why) => {
+                tracing::debug!(operation_id = %entry.id, %why, "a refusal could not be explained");
+                None
+            }
+        };
+        if let Some(transaction) = &transaction {
+            match judge(&sought(entry, &entry.tag()), transaction) {
+                Verdict::Proven(proof) => return Event::Proven(proof),
+                Verdict::Contradicted(why) => return Event::Contradicted { why },
+                Verdict::Accepted { request_id, .. } => return Event::Accepted { request_id },
+                Verdict::Declined(_) | Verdict::FailedUnclearly { .. } | Verdict::Absent => {}
+            }
+        }
+        Event::Refused(Box::new(decline(entry, error, transaction.as_ref())))
+    }
+}
+
+/// What to look for on behalf of an entry.
+pub fn sought<'a>(entry: &'a Entry, tag: &'a crate::payment::id::Tag) -> Sought<'a> {
+    Sought {
+        kind: entry.operation.kind(),
+        amount: entry.operation.amount().map(crate::payment::Amount::minor),
+        tag,
+        accepted_request_id: entry.accepted_request_id.as_deref(),
+        ignored_events: &entry.ignored_events,
+    }
+}
+
+fn answered(entry: &Entry, transaction: &Transaction, accepted_request_id: Option<String>) -> Event {
+    if transaction.id != entry.operation.transaction.as_str() {
+        return Event::Doubted { why: "the answer is about another transaction".to_owned(), pushback: false };
+    }
+    let tag = entry.tag();
+    let accepted = accepted_request_id.as_deref();
+    match judge(&Sought { accepted_request_id: accepted, ..sought(entry, &tag) }, transaction) {
+        Verdict::Proven(proof) => Event::Proven(proof),
+        Verdict::Declined(decline) => Event::Refused(decline),
+        Verdict::Contradicted(why) => Event::Contradicted { why },
+        Verdict::Accepted { request_id, .. } => {
+            Event::Accepted { request_id: accepted_request_id.or(request_id) }
+        }
+        // 202 with an id is the PSP's word that it has begun [D 3.6].
+        Verdict::Absent if accepted.is_some() => Event::Accepted { request_id: accepted_request_id },
+        Verdict::Absent => {
+            let why = "the PSP answered without an event of this operation".to_owned();
+            Event::Doubted { why, pushback: false }
+        }
+        Verdict::FailedUnclearly { error, .. } => {
+            let said = error.message.unwrap_or_else(|| "no message".to_owned());
+            Event::Doubted {
+                why: format!("the PSP recorded a failure that may not be one: {said}"),
+                pushback: false,
+            }
+        }
+    }
+}
+
+fn decline(entry: &Entry, error: PspError, transaction: Option<&Transaction>) -> Decline {
+    let said = error.message.clone().unwrap_or_else(|| "no message".to_owned());
+    let status = error.http_status.unwrap_or_default();
+    let explained = transaction.and_then(|on| rules::check(&entry.operation, on).err());
+    let (reason, message) = match explained {
+        Some(why) => (why.reason, why.message),
+        None if status == 404 && transaction.is_none() => {
+            (Reason::TransactionNotFound, "the PSP knows no such transaction".to_owned())
+        }
+        None => (Reason::Declined, format!("the PSP refused with HTTP {status}: {said}")),
+    };
+    Decline {
+        reason,
+        message,
+        psp: error,
+        transaction_status: transaction.map(|on| on.status.clone()),
+        sums: transaction.map(Transaction::sums),
+    }
+}
+
+/// The state as one word and a sentence, for logs and people.
+pub fn note(state: &State) -> Option<&str> {
+    match state {
+        State::InDoubt { why, .. } | State::Released { why } | State::Review { why } => Some(why),
+        State::Started | State::Accepted | State::Succeeded(_) | State::Declined(_) => None,
+    }
+}

@@ -1,0 +1,80 @@
+//! Why a command has no operation to show for an answer. Everything here means
+//! that *this call* sent nothing, unless it says otherwise.
+
+use crate::journal::{self, entry::Entry};
+use crate::payment::outcome::Decline;
+use crate::psp::{NotSent, ReadError};
+
+/// A command that was not carried out, or not to its end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The key belongs to a command with another meaning.
+    #[error("the idempotency key was used for another command")]
+    KeyReused,
+    /// Another operation is open on the transaction.
+    #[error("another operation is open on the transaction")]
+    Busy(Box<Entry>),
+    /// A check before sending said no; the key is free.
+    #[error("refused before anything was sent: {}", .0.message)]
+    Refused(Box<Decline>),
+    /// No byte of the command ever left; the key is free.
+    #[error("nothing was sent")]
+    NotSent(#[source] NotSent),
+    /// The same key is being carried out, and this call cannot wait longer.
+    #[error("the operation is under way")]
+    InProgress(Option<Box<Entry>>),
+    /// The journal cannot be used; this call sent nothing.
+    #[error("the journal cannot be used")]
+    Journal(#[source] journal::Error),
+    /// The result could not be recorded: it may have happened.
+    #[error("the result could not be recorded")]
+    Unrecorded(Box<Entry>),
+    /// The boundary is stopping.
+    #[error("the boundary is stopping")]
+    Draining,
+    /// There is no such operation of this caller.
+    #[error("no such operation")]
+    UnknownOperation,
+    /// The caller's deadline passed while a read was under way.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// A defect of ours.
+    #[error("an internal error")]
+    Internal,
+}
+
+impl From<NotSent> for Failure {
+    fn from(error: NotSent) -> Self {
+        Self::NotSent(error)
+    }
+}
+
+impl Failure {
+    /// What a read that failed means for a call that needed it.
+    pub fn from_read(error: ReadError) -> Self {
+        use crate::payment::outcome::{PspError, Reason};
+        match error {
+            ReadError::NotFound => Self::Refused(Box::new(Decline {
+                reason: Reason::TransactionNotFound,
+                message: "the PSP knows no such transaction".to_owned(),
+                psp: PspError { http_status: Some(404), ..PspError::default() },
+                transaction_status: None,
+                sums: None,
+            })),
+            ReadError::Forbidden => {
+                let why = "the transaction is not shown to this boundary".to_owned();
+                Self::NotSent(NotSent::CredentialsRejected(why))
+            }
+            ReadError::NotSent(error) => Self::NotSent(error),
+            ReadError::Unreadable(why) => Self::NotSent(NotSent::Unreachable(why)),
+        }
+    }
+
+    /// What tower's own layers and ours failed with, as one type again.
+    pub fn from_stack(error: tower::BoxError) -> Self {
+        if error.is::<tower::load_shed::error::Overloaded>() {
+            return Self::NotSent(NotSent::Overloaded);
+        }
+        error.downcast::<Self>().map_or(Self::Internal, |failure| *failure)
+    }
+}

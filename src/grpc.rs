@@ -1,0 +1,257 @@
+//! The adapter around the generated server. It decides nothing: requests
+//! become commands in [`command`], results become messages in [`render`] and
+//! errors in [`status`].
+
+pub mod command;
+pub mod render;
+pub mod status;
+pub mod violations;
+
+/// The generated contract.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "generated"
+)]
+pub mod pb {
+    tonic::include_proto!("payops.v1");
+
+    /// The standard health service.
+    pub mod health {
+        tonic::include_proto!("grpc.health.v1");
+    }
+
+    /// Every file of the contract, with comments, as reflection serves it.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/payops.descriptors.bin"));
+}
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt as _};
+use tokio::time::Instant;
+use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
+
+use crate::auth::Caller;
+use crate::failure::Failure;
+use crate::grpc::command::Asked;
+use crate::grpc::pb::payment_operations_service_server::PaymentOperationsService;
+use crate::grpc::violations::Refused;
+use crate::idempotency::Answered;
+use crate::inbound::Inbound;
+use crate::journal::Journal;
+use crate::operations::{Name, Operations, Patience};
+use crate::psp::Psp;
+
+/// How long callers wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// Without a deadline.
+    pub default: Duration,
+    /// With one, at most.
+    pub max: Duration,
+}
+
+/// The generated service over [`Operations`]; its only way to the PSP.
+pub struct Adapter<J, P> {
+    operations: Operations<J, P>,
+    waits: Waits,
+    /// Open WatchOperation streams.
+    watches: std::sync::Arc<tokio::sync::Semaphore>,
+}
+
+/// What every call has besides its message.
+struct Call {
+    metadata: MetadataMap,
+    extensions: Extensions,
+}
+
+impl<J: Journal, P: Psp> Adapter<J, P> {
+    /// An adapter; at most `watches_max` streams are open at once.
+    pub fn new(operations: Operations<J, P>, waits: Waits, watches_max: usize) -> Self {
+        let watches = std::sync::Arc::new(tokio::sync::Semaphore::new(watches_max));
+        Self { operations, waits, watches }
+    }
+
+    async fn carry_out(&self, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
+        let trace = call.trace();
+        let asked = asked.map_err(|refused| refused.into_status(trace, true))?;
+        if asked.validate_only {
+            self.operations
+                .validate(&asked.command)
+                .await
+                .map_err(|failure| status::money(&failure, trace))?;
+            let operation = render::validated(&asked.command);
+            return Ok(Answer { operation, entry: None });
+        }
+        let patience = Patience { until: call.until(self.waits), pending_suffices: asked.pending_suffices };
+        let answered = self
+            .operations
+            .carry_out(asked.command, patience)
+            .await
+            .map_err(|failure| status::money(&failure, trace))?;
+        log(&answered);
+        let operation = status::outcome(&answered, trace)?;
+        Ok(Answer { operation, entry: Some(answered) })
+    }
+
+    async fn read<T>(
+        &self,
+        call: &Call,
+        read: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Status> {
+        let until = call.until(self.waits);
+        let read = tokio::time::timeout_at(until, read).await.unwrap_or(Err(Failure::DeadlineExceeded));
+        read.map_err(|failure| status::read(&failure, call.trace()))
+    }
+
+    /// The caller and the name, for the two RPCs that look an operation up.
+    fn named(&self, call: &Call, name: Result<Name, Refused>) -> Result<(Caller, Name), Status> {
+        let name = name.map_err(|refused| refused.into_status(call.trace(), false))?;
+        Ok((call.caller()?, name))
+    }
+}
+
+#[tonic::async_trait]
+impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
+    async fn capture(
+        &self,
+        request: Request<pb::CaptureRequest>,
+    ) -> Result<Response<pb::CaptureResponse>, Status> {
+        let (call, message) = Call::of(request);
+        let asked =
+            command::capture(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
+        let answer = self.carry_out(&call, asked).await?;
+        answer.respond(|operation| pb::CaptureResponse { operation })
+    }
+
+    async fn void(&self, request: Request<pb::VoidRequest>) -> Result<Response<pb::VoidResponse>, Status> {
+        let (call, message) = Call::of(request);
+        let asked = command::void(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
+        let answer = self.carry_out(&call, asked).await?;
+        answer.respond(|operation| pb::VoidResponse { operation })
+    }
+
+    async fn refund(
+        &self,
+        request: Request<pb::RefundRequest>,
+    ) -> Result<Response<pb::RefundResponse>, Status> {
+        let (call, message) = Call::of(request);
+        let asked =
+            command::refund(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
+        let answer = self.carry_out(&call, asked).await?;
+        answer.respond(|operation| pb::RefundResponse { operation })
+    }
+
+    async fn get_transaction(
+        &self,
+        request: Request<pb::GetTransactionRequest>,
+    ) -> Result<Response<pb::GetTransactionResponse>, Status> {
+        let (call, message) = Call::of(request);
+        let id = command::transaction(&message, |id| self.operations.serves(id))
+            .map_err(|refused| refused.into_status(call.trace(), false))?;
+        let read = self.read(&call, self.operations.transaction(&id)).await?;
+        let transaction = Some(render::transaction(&read));
+        Ok(Response::new(pb::GetTransactionResponse { transaction }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<pb::GetOperationRequest>,
+    ) -> Result<Response<pb::GetOperationResponse>, Status> {
+        let (call, message) = Call::of(request);
+        let (caller, name) = self.named(&call, command::get_operation(message))?;
+        let entry = self.read(&call, self.operations.operation(&caller.name, &name)).await?;
+        let operation = Some(render::operation(&entry));
+        Ok(Response::new(pb::GetOperationResponse { operation }))
+    }
+
+    type WatchOperationStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchOperationResponse, Status>> + Send>>;
+
+    async fn watch_operation(
+        &self,
+        request: Request<pb::WatchOperationRequest>,
+    ) -> Result<Response<Self::WatchOperationStream>, Status> {
+        let (call, message) = Call::of(request);
+        let (caller, name) = self.named(&call, command::watch_operation(message))?;
+        let permit = std::sync::Arc::clone(&self.watches)
+            .try_acquire_owned()
+            .map_err(|_| status::read(&Failure::NotSent(crate::psp::NotSent::Overloaded), call.trace()))?;
+        let changes = self.read(&call, self.operations.watch(&caller.name, &name)).await?;
+        let trace = call.trace().to_owned();
+        let messages = changes.map(move |entry| {
+            // Held as long as the stream.
+            let _permit = &permit;
+            match entry {
+                Ok(entry) => Ok(pb::WatchOperationResponse { operation: Some(render::operation(&entry)) }),
+                Err(failure) => Err(status::read(&failure, &trace)),
+            }
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+struct Answer {
+    operation: pb::Operation,
+    entry: Option<Answered>,
+}
+
+impl Answer {
+    fn respond<M>(self, message: impl FnOnce(Option<pb::Operation>) -> M) -> Result<Response<M>, Status> {
+        let mut response = Response::new(message(Some(self.operation)));
+        if let Some(answered) = &self.entry {
+            status::mark(response.metadata_mut(), answered);
+        }
+        Ok(response)
+    }
+}
+
+impl Call {
+    fn of<M>(request: Request<M>) -> (Self, M) {
+        let (metadata, extensions, message) = request.into_parts();
+        (Self { metadata, extensions }, message)
+    }
+
+    /// Who calls. The layer in front lets nobody else pass.
+    fn caller(&self) -> Result<Caller, Status> {
+        let caller = self.extensions.get::<Caller>().cloned();
+        caller.ok_or_else(|| status::unauthenticated(status::Credentials::Missing, Some(self.trace())))
+    }
+
+    fn trace(&self) -> &str {
+        self.extensions.get::<Inbound>().map_or("", |inbound| inbound.trace_id.as_str())
+    }
+
+    /// When to answer: a little before the caller's deadline, so that the
+    /// answer still reaches it.
+    fn until(&self, waits: Waits) -> Instant {
+        let now = Instant::now();
+        let patience = match self.extensions.get::<Inbound>().and_then(|inbound| inbound.deadline) {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(now);
+                left.saturating_sub((left / 5).min(Duration::from_millis(250)))
+            }
+            None => waits.default,
+        };
+        now + patience.min(waits.max)
+    }
+}
+
+/// One line per answered operation.
+fn log(answered: &Answered) {
+    let Answered { entry, replayed } = answered;
+    tracing::info!(
+        operation_id = %entry.id,
+        transaction_id = %entry.operation.transaction,
+        caller = %entry.caller,
+        kind = %entry.operation.kind(),
+        amount = entry.operation.amount().map(crate::payment::Amount::minor),
+        state = entry.state.as_str(),
+        attempt = entry.attempt,
+        replayed,
+        "operation"
+    );
+}

@@ -1,0 +1,366 @@
+//! The one place that picks codes. Every error that a caller can see is made
+//! here, with the details of the contract: `ErrorInfo`, `BadRequest`,
+//! `PreconditionFailure`, `RetryInfo`, `RequestInfo`.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status, metadata::MetadataMap};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::failure::Failure;
+use crate::grpc::pb;
+use crate::grpc::render;
+use crate::grpc::violations::Refused;
+use crate::idempotency::Answered;
+use crate::journal::{self, entry::Entry, entry::State};
+use crate::payment::outcome::{Decline, Reason};
+use crate::psp::NotSent;
+
+const DOMAIN: &str = "payops.v1";
+
+/// Why nobody is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// There are none.
+    Missing,
+    /// They are not usable, for this reason.
+    Invalid(&'static str),
+}
+
+/// One error in the making.
+struct Told<'a> {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    metadata: HashMap<String, String>,
+    details: ErrorDetails,
+    retry_after: Option<Duration>,
+    entry: Option<&'a Entry>,
+}
+
+impl<'a> Told<'a> {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            metadata: HashMap::new(),
+            details: ErrorDetails::new(),
+            retry_after: None,
+            entry: None,
+        }
+    }
+
+    fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The operation that the error is about, of this caller.
+    fn about(mut self, entry: &'a Entry) -> Self {
+        self.entry = Some(entry);
+        self.with("operation_id", entry.id).with("state", entry.state.as_str().to_uppercase())
+    }
+
+    fn safe_to_use_new_key(self, safe: bool) -> Self {
+        self.with("safe_to_use_new_key", safe)
+    }
+
+    fn into_status(self, trace_id: &str) -> Status {
+        let Self { code, reason, message, metadata, mut details, retry_after, entry } = self;
+        details.set_error_info(reason, DOMAIN, metadata);
+        if let Some(after) = retry_after {
+            details.set_retry_info(Some(after));
+        }
+        if !trace_id.is_empty() {
+            details.set_request_info(trace_id, "");
+        }
+        let mut metadata = MetadataMap::new();
+        // Negative: do not retry. The same as RetryInfo otherwise.
+        let pushback = retry_after.map_or(-1, |after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
+        put(&mut metadata, "grpc-retry-pushback-ms", &pushback.to_string());
+        if let Some(entry) = entry {
+            put(&mut metadata, "operation-id", &entry.id.to_string());
+        }
+        Status::with_error_details_and_metadata(code, message, details, metadata)
+    }
+}
+
+/// Marks an answer with its operation, and whether it is a repeat.
+pub fn mark(metadata: &mut MetadataMap, answered: &Answered) {
+    put(metadata, "operation-id", &answered.entry.id.to_string());
+    put(metadata, "idempotency-replayed", if answered.replayed { "true" } else { "false" });
+}
+
+/// The answer to a money RPC: OK only for what is proven or accepted.
+pub fn outcome(answered: &Answered, trace_id: &str) -> Result<pb::Operation, Status> {
+    let entry = &answered.entry;
+    let told = match &entry.state {
+        State::Succeeded(_) | State::Accepted => return Ok(render::operation(entry)),
+        State::Declined(decline) => declined(decline).about(entry).safe_to_use_new_key(true),
+        State::Started => in_progress(Some(entry)),
+        State::InDoubt { why, .. } => {
+            let message = format!("the outcome is not known yet ({why}); retry with the same key only");
+            Told::new(Code::Aborted, "OUTCOME_UNKNOWN", message)
+                .about(entry)
+                .retry(Duration::from_secs(2))
+                .safe_to_use_new_key(false)
+        }
+        State::Review { why } => {
+            let message = format!("a person has to decide ({why}); do not use a new key");
+            Told::new(Code::Aborted, "IN_REVIEW", message)
+                .about(entry)
+                .retry(Duration::from_secs(300))
+                .safe_to_use_new_key(false)
+        }
+        State::Released { why } => {
+            // The attempt is over and nothing was or can be done: run again.
+            let message = format!("nothing was done ({why}); retry with the same key");
+            Told::new(Code::Unavailable, "PSP_UNREACHABLE", message)
+                .about(entry)
+                .retry(Duration::from_secs(1))
+                .safe_to_use_new_key(true)
+        }
+    };
+    let mut status = told.into_status(trace_id);
+    mark(status.metadata_mut(), answered);
+    Err(status)
+}
+
+/// A money RPC that has no operation to show for an answer.
+pub fn money(failure: &Failure, trace_id: &str) -> Status {
+    // Whether another key is safe is a question to the journal. Where it was
+    // not asked, an earlier call with this key may have moved money: not safe.
+    let told = match failure {
+        Failure::KeyReused => Told::new(
+            Code::AlreadyExists,
+            "IDEMPOTENCY_KEY_REUSED",
+            "the idempotency key belongs to a command with another meaning; one intention, one key",
+        )
+        .safe_to_use_new_key(false),
+        Failure::Busy(other) => Told::new(
+            Code::Aborted,
+            "TRANSACTION_BUSY",
+            format!(
+                "{} {} is open on the transaction; retry when it is settled",
+                other.operation.kind(),
+                other.id
+            ),
+        )
+        .with("open_operation_id", other.id)
+        .with("open_operation_state", other.state.as_str().to_uppercase())
+        .retry(Duration::from_secs(2))
+        .safe_to_use_new_key(true),
+        Failure::Refused(decline) => declined(decline).safe_to_use_new_key(true),
+        Failure::NotSent(error) => not_sent(error).safe_to_use_new_key(true),
+        Failure::InProgress(entry) => in_progress(entry.as_deref()),
+        Failure::Journal(error) => journal(error).safe_to_use_new_key(false),
+        Failure::Unrecorded(entry) => Told::new(
+            Code::Aborted,
+            "OUTCOME_UNKNOWN",
+            "the result could not be recorded; retry with the same key only",
+        )
+        .about(entry)
+        .retry(Duration::from_secs(2))
+        .safe_to_use_new_key(false),
+        Failure::Draining => draining().safe_to_use_new_key(false),
+        Failure::UnknownOperation | Failure::DeadlineExceeded | Failure::Internal => {
+            internal().safe_to_use_new_key(false)
+        }
+    };
+    told.into_status(trace_id)
+}
+
+/// An RPC that only looks.
+pub fn read(failure: &Failure, trace_id: &str) -> Status {
+    let told = match failure {
+        Failure::UnknownOperation => Told::new(
+            Code::NotFound,
+            "OPERATION_NOT_FOUND",
+            "this caller has no such operation; a call that was refused before sending leaves none",
+        ),
+        Failure::DeadlineExceeded => {
+            Told::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed during the read")
+        }
+        Failure::Refused(decline) => declined(decline),
+        Failure::NotSent(error) => not_sent(error),
+        Failure::Journal(error) => journal(error),
+        Failure::Draining => draining(),
+        Failure::KeyReused
+        | Failure::Busy(_)
+        | Failure::InProgress(_)
+        | Failure::Unrecorded(_)
+        | Failure::Internal => internal(),
+    };
+    told.into_status(trace_id)
+}
+
+/// A request that cannot become a command: every violation at once.
+pub fn invalid(refused: Refused, trace_id: &str, money: bool) -> Status {
+    let Refused { reason, violations } = refused;
+    let message = match violations.as_slice() {
+        [only] => format!("{} {}", only.field, only.description),
+        several => {
+            let fields: Vec<&str> = several.iter().map(|violation| violation.field.as_str()).collect();
+            format!("{} things are wrong: {}", several.len(), fields.join(", "))
+        }
+    };
+    let mut told = Told::new(Code::InvalidArgument, reason, message);
+    if money {
+        // As it stands the request has never run and never will.
+        told = told.safe_to_use_new_key(true);
+    }
+    told.details.set_bad_request(violations);
+    told.into_status(trace_id)
+}
+
+/// A message that the gRPC library itself could not take.
+pub fn unreadable(why: &str, trace_id: &str) -> Status {
+    let why = why.chars().take(200).collect::<String>();
+    let violations = vec![FieldViolation::new("message", format!("cannot be read: {why}"))];
+    invalid(Refused { reason: "INVALID_REQUEST", violations }, trace_id, true)
+}
+
+/// Nobody that is known.
+pub fn unauthenticated(why: Credentials, trace_id: Option<&str>) -> Status {
+    let (reason, message) = match why {
+        Credentials::Missing => {
+            ("CREDENTIALS_MISSING", "no credentials: send metadata authorization: Bearer <token>".to_owned())
+        }
+        Credentials::Invalid(why) => {
+            ("CREDENTIALS_INVALID", format!("the credentials are not usable: {why}"))
+        }
+    };
+    // Who is not known cannot be told anything about a key.
+    Told::new(Code::Unauthenticated, reason, message)
+        .safe_to_use_new_key(false)
+        .into_status(trace_id.unwrap_or_default())
+}
+
+fn declined<'a>(decline: &Decline) -> Told<'a> {
+    let code = match decline.reason {
+        Reason::TransactionNotFound => Code::NotFound,
+        _ => Code::FailedPrecondition,
+    };
+    let mut told = Told::new(code, decline.reason.as_str(), decline.message.clone());
+    if let Some(status) = &decline.transaction_status {
+        told = told.with("transaction_status", status);
+    }
+    if let Some(sums) = &decline.sums {
+        told = told
+            .with("capturable", sums.capturable)
+            .with("refundable", sums.refundable)
+            .with("captured", sums.captured)
+            .with("refunded", sums.refunded);
+    }
+    let psp = &decline.psp;
+    let texts = [
+        ("psp_http_status", psp.http_status.map(|status| status.to_string())),
+        ("psp_code", psp.code.clone()),
+        ("psp_message", psp.message.clone()),
+        ("psp_result_code", psp.result_code.clone()),
+        ("psp_type", Some(psp.types.join(",")).filter(|types| !types.is_empty())),
+        ("psp_retry_codes", Some(psp.retry_codes.join(",")).filter(|codes| !codes.is_empty())),
+        ("psp_retry_after", psp.retry_after.clone()),
+    ];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            told = told.with(key, value);
+        }
+    }
+    if code == Code::FailedPrecondition {
+        told.details.add_precondition_failure_violation(
+            decline.reason.as_str(),
+            "transaction",
+            decline.message.clone(),
+        );
+    }
+    told
+}
+
+fn not_sent<'a>(error: &NotSent) -> Told<'a> {
+    match error {
+        NotSent::Unreachable(why) => {
+            let message = format!("the PSP cannot be reached, nothing was sent: {why}");
+            Told::new(Code::Unavailable, "PSP_UNREACHABLE", message).retry(Duration::from_secs(1))
+        }
+        NotSent::RateLimited { retry_after } => Told::new(
+            Code::Unavailable,
+            "PSP_RATE_LIMITED",
+            format!("the PSP asks to wait {} s, nothing was sent", retry_after.as_secs()),
+        )
+        .retry((*retry_after).max(Duration::from_millis(500))),
+        NotSent::CredentialsRejected(_) => Told::new(
+            Code::Internal,
+            "PSP_CREDENTIALS_REJECTED",
+            "the PSP refuses the credentials of this boundary, nothing was sent; its operators have to mend them",
+        ),
+        NotSent::Overloaded => {
+            Told::new(Code::ResourceExhausted, "OVERLOADED", "too much is under way, nothing was sent")
+                .retry(Duration::from_millis(500))
+        }
+        NotSent::WindowMissed => Told::new(
+            Code::Unavailable,
+            "PSP_UNREACHABLE",
+            "the boundary was too slow to send safely, nothing was sent",
+        )
+        .retry(Duration::from_secs(1)),
+        NotSent::UnknownAccount => internal(),
+    }
+}
+
+fn in_progress(entry: Option<&Entry>) -> Told<'_> {
+    let told = Told::new(
+        Code::Aborted,
+        "OPERATION_IN_PROGRESS",
+        "the operation is under way and goes on; retry with the same key only, or watch it",
+    );
+    let told = match entry {
+        Some(entry) => told.about(entry),
+        None => told,
+    };
+    told.retry(Duration::from_secs(1)).safe_to_use_new_key(false)
+}
+
+fn journal<'a>(error: &journal::Error) -> Told<'a> {
+    match error {
+        journal::Error::Unavailable(_) => Told::new(
+            Code::Unavailable,
+            "JOURNAL_UNAVAILABLE",
+            "the journal cannot be used; this call sent nothing",
+        )
+        .retry(Duration::from_secs(1)),
+        // This call may have left a record, and nothing else.
+        journal::Error::Unconfirmed(_) => Told::new(
+            Code::Unavailable,
+            "JOURNAL_UNAVAILABLE",
+            "the journal did not confirm the record; this call sent nothing",
+        )
+        .retry(Duration::from_secs(1)),
+        journal::Error::Corrupt(_) | journal::Error::Illegal(_) => internal(),
+    }
+}
+
+fn draining<'a>() -> Told<'a> {
+    Told::new(Code::Unavailable, "DRAINING", "the boundary is stopping; this call sent nothing")
+        .retry(Duration::from_millis(200))
+}
+
+fn internal<'a>() -> Told<'a> {
+    Told::new(
+        Code::Internal,
+        "INTERNAL",
+        "a defect of the boundary; its operators can find it by the trace id",
+    )
+}
+
+fn put(metadata: &mut MetadataMap, name: &'static str, value: &str) {
+    if let Ok(value) = value.parse() {
+        metadata.insert(name, value);
+    }
+}

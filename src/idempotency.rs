@@ -1,0 +1,198 @@
+//! At most once per key: replay what is known, join what is running, run what
+//! is free. A layer over typed commands, not over frames: whether a call is a
+//! repeat is a question of meaning.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::sync::watch;
+use tower::{BoxError, Layer, Service, ServiceExt as _};
+
+use crate::attempt::{Attempt, Attempted};
+use crate::failure::Failure;
+use crate::journal::{
+    Journal,
+    entry::{Entry, State},
+};
+use crate::payment::{
+    Command, Fingerprint,
+    id::{CallerName, IdempotencyKey},
+};
+use crate::psp::Psp;
+use crate::reconcile::ReadBack;
+
+/// How often a call starts over because somebody else was faster.
+const ROUNDS_MAX: u32 = 3;
+
+/// What is known of a command once its call is over.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The entry, in whatever state.
+    pub entry: Entry,
+    /// Whether the answer was there already, or somebody else's call brought
+    /// it about.
+    pub replayed: bool,
+}
+
+/// Makes [`Idempotent`] services.
+#[derive(Clone)]
+pub struct IdempotencyLayer<J, P> {
+    journal: J,
+    read_back: ReadBack<J, P>,
+}
+
+/// Runs each key at most once.
+#[derive(Clone)]
+pub struct Idempotent<J, P, S> {
+    journal: J,
+    read_back: ReadBack<J, P>,
+    running: Running,
+    inner: S,
+}
+
+type Key = (CallerName, IdempotencyKey);
+type Ended = Option<Result<Answered, Failure>>;
+
+/// The calls that run in this process now.
+#[derive(Clone, Default)]
+struct Running(Arc<Mutex<HashMap<Key, (Fingerprint, watch::Receiver<Ended>)>>>);
+
+/// One running call; when it is dropped, the key is no longer running.
+struct Lead {
+    running: Running,
+    key: Key,
+    ended: watch::Sender<Ended>,
+}
+
+enum Place {
+    Lead(Lead),
+    Join(watch::Receiver<Ended>),
+}
+
+impl<J, P> IdempotencyLayer<J, P> {
+    /// A layer over `journal`; entries in doubt are looked at by `read_back`.
+    pub fn new(journal: J, read_back: ReadBack<J, P>) -> Self {
+        Self { journal, read_back }
+    }
+}
+
+impl<J: Clone, P: Clone, S> Layer<S> for IdempotencyLayer<J, P> {
+    type Service = Idempotent<J, P, S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Idempotent {
+            journal: self.journal.clone(),
+            read_back: self.read_back.clone(),
+            running: Running::default(),
+            inner,
+        }
+    }
+}
+
+impl<J, P, S> Idempotent<J, P, S>
+where
+    J: Journal,
+    P: Psp,
+    S: Service<Attempt, Response = Attempted, Error = BoxError> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    async fn run(self, command: Command) -> Result<Answered, Failure> {
+        let fingerprint = command.operation.fingerprint();
+        let lead = match self.running.enter(&command, fingerprint)? {
+            Place::Lead(lead) => lead,
+            Place::Join(mut ended) => {
+                // The sender is dropped only after it has sent, or by a defect.
+                let ended = ended.wait_for(Option::is_some).await.map_err(|_| Failure::Internal)?;
+                let answered = ended.clone().ok_or(Failure::Internal)??;
+                return Ok(Answered { replayed: true, ..answered });
+            }
+        };
+        let answered = self.alone(command, fingerprint).await;
+        lead.ended.send_replace(Some(answered.clone()));
+        answered
+    }
+
+    /// No other call of this process runs the key now.
+    async fn alone(&self, command: Command, fingerprint: Fingerprint) -> Result<Answered, Failure> {
+        for _ in 0..ROUNDS_MAX {
+            let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
+            let prior = match found {
+                None => None,
+                Some(entry) if entry.fingerprint != fingerprint => return Err(Failure::KeyReused),
+                Some(entry) => match entry.state {
+                    State::Succeeded(_) | State::Declined(_) => return Ok(replayed(entry)),
+                    State::Started => return Err(Failure::InProgress(Some(Box::new(entry)))),
+                    State::Released { .. } => Some(entry),
+                    State::Accepted | State::InDoubt { .. } | State::Review { .. } => {
+                        // A caller is waiting: look now, not when it is due.
+                        let seen = self.read_back.look(entry).await;
+                        if !matches!(seen.state, State::Released { .. }) {
+                            return Ok(replayed(seen));
+                        }
+                        Some(seen)
+                    }
+                },
+            };
+            let attempt = Attempt { command: command.clone(), prior };
+            // Called only when there is something to send: a replay needs no
+            // permit of the stack below.
+            match self.inner.clone().oneshot(attempt).await.map_err(Failure::from_stack)? {
+                Attempted::Entry(entry) => return Ok(Answered { entry: *entry, replayed: false }),
+                Attempted::Overtaken => {}
+            }
+        }
+        Err(Failure::InProgress(None))
+    }
+}
+
+fn replayed(entry: Entry) -> Answered {
+    Answered { entry, replayed: true }
+}
+
+impl<J, P, S> Service<Command> for Idempotent<J, P, S>
+where
+    J: Journal,
+    P: Psp,
+    S: Service<Attempt, Response = Attempted, Error = BoxError> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    type Response = Answered;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Answered, Failure>> + Send>>;
+
+    /// Always ready: a replay must not wait for a permit to send.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, command: Command) -> Self::Future {
+        Box::pin(self.clone().run(command))
+    }
+}
+
+impl Running {
+    fn enter(&self, command: &Command, fingerprint: Fingerprint) -> Result<Place, Failure> {
+        let key = (command.caller.clone(), command.key.clone());
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((theirs, ended)) = running.get(&key) {
+            if *theirs != fingerprint {
+                return Err(Failure::KeyReused);
+            }
+            return Ok(Place::Join(ended.clone()));
+        }
+        let (ended, watching) = watch::channel(None);
+        running.insert(key.clone(), (fingerprint, watching));
+        Ok(Place::Lead(Lead { running: self.clone(), key, ended }))
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}

@@ -1,0 +1,142 @@
+//! What payops remembers: one entry per (caller, key). The trait is small
+//! enough that a backend cannot have opinions: every decision about states is
+//! in [`entry`], pure; a backend keeps entries, holds two uniqueness rules and
+//! compares before it sets.
+
+pub mod embedded;
+pub mod entry;
+
+use tokio::sync::watch;
+
+use crate::clock::Timestamp;
+use crate::journal::entry::{Entry, Event, Schedule};
+use crate::payment::id::{CallerName, IdempotencyKey, OperationId};
+
+/// A durable journal.
+///
+/// # Correctness
+///
+/// - A write that is acknowledged survives everything but the loss of the disk.
+/// - At most one entry per (caller, key), and at most one *open* entry per
+///   transaction: the slot.
+/// - A change is written only over the revision that it was made from.
+pub trait Journal: Clone + Send + Sync + 'static {
+    /// The entry of a key.
+    fn find(
+        &self,
+        caller: &CallerName,
+        key: &IdempotencyKey,
+    ) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
+
+    /// The entry of an operation.
+    fn get(&self, id: OperationId) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
+
+    /// Writes a first entry, if key and slot are free.
+    fn insert(&self, entry: Entry) -> impl Future<Output = Result<Written, Error>> + Send;
+
+    /// Writes a change over the revision before it.
+    fn update(&self, entry: Entry) -> impl Future<Output = Result<Written, Error>> + Send;
+
+    /// Open entries whose time to be looked at has come, the longest due first.
+    fn due(&self, now: Timestamp, most: usize) -> impl Future<Output = Result<Vec<Entry>, Error>> + Send;
+
+    /// The open entry of a transaction.
+    fn open_on(
+        &self,
+        transaction: &crate::payment::id::TransactionId,
+    ) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
+
+    /// Marks each written change of an operation.
+    fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
+
+    /// Whether a write would succeed now.
+    fn check(&self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Written {
+    /// It is durable.
+    Done,
+    /// The key has this entry already (insert).
+    KeyTaken(Box<Entry>),
+    /// The transaction has this open entry already.
+    Busy(Box<Entry>),
+    /// Somebody else changed the entry meanwhile (update).
+    Stale,
+}
+
+/// The journal could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Nothing was written.
+    #[error("the journal cannot be used: {0}")]
+    Unavailable(String),
+    /// Whether it was written is unknown.
+    #[error("the journal did not confirm the write: {0}")]
+    Unconfirmed(String),
+    /// What is stored is not what was written.
+    #[error("a journal entry is damaged: {0}")]
+    Corrupt(String),
+    /// A change that the state machine does not know.
+    #[error(transparent)]
+    Illegal(#[from] entry::Illegal),
+}
+
+/// Applies `event` to the entry and writes it, again on what is stored now if
+/// somebody was faster. A fact lands whatever happened meanwhile; a judgement
+/// about an attempt that is over is dropped, and what is stored is returned.
+pub async fn advance<J: Journal>(
+    journal: &J,
+    mut entry: Entry,
+    event: &Event,
+    now: Timestamp,
+    schedule: &Schedule,
+) -> Result<Entry, Error> {
+    let attempt = entry.attempt;
+    let id = entry.id;
+    loop {
+        let next = match entry.after(event, now, schedule) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(entry),
+            // The view was old: what is stored stands.
+            Err(_) if entry.attempt != attempt => return Ok(entry),
+            Err(illegal) => return Err(illegal.into()),
+        };
+        match journal.update(next.clone()).await? {
+            Written::Done => {
+                page(&entry, &next);
+                return Ok(next);
+            }
+            Written::Busy(_) => return Err(Error::Unavailable("the transaction's slot is taken".to_owned())),
+            Written::Stale | Written::KeyTaken(_) => {}
+        }
+        let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
+        entry = journal.get(id).await?.ok_or_else(missing)?;
+        if entry.attempt != attempt && !event.is_fact() {
+            return Ok(entry);
+        }
+        if entry.after(event, now, schedule).is_err() {
+            // Settled by somebody with better evidence.
+            return Ok(entry);
+        }
+    }
+}
+
+/// Money in doubt for good, or an assumption that broke: somebody has to look.
+fn page(before: &Entry, after: &Entry) {
+    use crate::journal::entry::State;
+    let late = matches!(before.state, State::Released { .. }) && matches!(after.state, State::Succeeded(_));
+    if late {
+        tracing::error!(
+            operation_id = %after.id, transaction_id = %after.operation.transaction,
+            "an operation took effect after it had been given up: an assumption about the PSP broke"
+        );
+    }
+    if let (false, State::Review { why }) = (matches!(before.state, State::Review { .. }), &after.state) {
+        tracing::error!(
+            operation_id = %after.id, transaction_id = %after.operation.transaction, why,
+            "an operation needs a person's review"
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Everything that a caller can ask, behind one handle: the typed stack for
+//! what moves money, and the journal and the PSP for what only looks.
+//!
+//! ```text
+//! Detached              a caller who hangs up stops nothing
+//!   Idempotent          replay, join, or run
+//!     LoadShed          a full house is an answer, not a wait
+//!     ConcurrencyLimit  bounds what is under way at the PSP
+//!       Attempts        check, record (W1), send once, record (W2)
+//!         Timeout       bounds the wait; expiry leaves the outcome in doubt
+//!           Sender      one request, once
+//! ```
+//!
+//! Order is meaning. Detach is outermost, or a hang-up between the two records
+//! would leave a key unsettled. Limits are inside detach, or a hang-up would
+//! give a permit back while the call runs on; and outside the first record, so
+//! that shedding never follows it. Idempotency is always ready, so that a
+//! replay needs no permit.
+
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
+
+use crate::attempt::{self, Attempts, Sender, Window};
+use crate::conclude::Conclude;
+use crate::detach::DetachLayer;
+use crate::failure::Failure;
+use crate::idempotency::{Answered, IdempotencyLayer};
+use crate::journal::{
+    Journal,
+    entry::{Entry, State},
+};
+use crate::payment::{
+    Command,
+    id::{CallerName, IdempotencyKey, OperationId, TransactionId},
+};
+use crate::psp::{Psp, transaction::Transaction};
+use crate::reconcile::ReadBack;
+
+/// The handle.
+#[derive(Clone)]
+pub struct Operations<J, P> {
+    money: BoxCloneSyncService<Command, Answered, Failure>,
+    journal: J,
+    psp: P,
+    stopping: CancellationToken,
+}
+
+/// The bounds of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Attempts under way at once; more are shed.
+    pub in_flight_max: usize,
+    /// How long an answer is waited for.
+    pub attempt_timeout: Duration,
+    /// From before the first record to the first byte.
+    pub send_window: Duration,
+}
+
+/// How long a caller waits, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// When the caller is answered at the latest.
+    pub until: Instant,
+    /// Whether "accepted, not finished" is answer enough.
+    pub pending_suffices: bool,
+}
+
+/// By which of its names an operation is asked for.
+#[derive(Clone, Debug)]
+pub enum Name {
+    /// The id that payops gave it.
+    Id(OperationId),
+    /// The key that its caller gave it.
+    Key(IdempotencyKey),
+}
+
+impl<J: Journal, P: Psp> Operations<J, P> {
+    /// Builds the stack. Its calls run on `tasks`; once `stopping` is cancelled
+    /// none begins.
+    pub fn new(
+        conclude: Conclude<J, P>,
+        read_back: ReadBack<J, P>,
+        limits: &Limits,
+        tasks: TaskTracker,
+        stopping: CancellationToken,
+    ) -> Self {
+        let sender =
+            ServiceBuilder::new().timeout(limits.attempt_timeout).service(Sender::new(conclude.clone()));
+        let window = Window {
+            send: limits.send_window,
+            // The sender is heard of by then, or something ended it.
+            lease: limits.attempt_timeout.saturating_add(Duration::from_secs(15)),
+        };
+        let money = ServiceBuilder::new()
+            .layer(DetachLayer::new(tasks))
+            .layer(IdempotencyLayer::new(conclude.journal.clone(), read_back))
+            .load_shed()
+            .concurrency_limit(limits.in_flight_max)
+            .service(Attempts::new(conclude.clone(), window, sender));
+        Self {
+            money: BoxCloneSyncService::new(money),
+            journal: conclude.journal,
+            psp: conclude.psp,
+            stopping,
+        }
+    }
+
+    /// Carries out the command, or finds out what became of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the waiting; the operation goes on.
+    pub async fn carry_out(&self, command: Command, patience: Patience) -> Result<Answered, Failure> {
+        if self.stopping.is_cancelled() {
+            return Err(Failure::Draining);
+        }
+        let name = Name::Key(command.key.clone());
+        let caller = command.caller.clone();
+        let call = self.money.clone().oneshot(command);
+        let Ok(answered) = tokio::time::timeout_at(patience.until, call).await else {
+            return match self.find(&caller, &name).await? {
+                Some(entry) if entry.state.is_final() => Ok(Answered { entry, replayed: false }),
+                found => Err(Failure::InProgress(found.map(Box::new))),
+            };
+        };
+        let answered = answered?;
+        if patience.pending_suffices || !matches!(answered.entry.state, State::Accepted) {
+            return Ok(answered);
+        }
+        let finished = self.finished(answered.entry.id);
+        match tokio::time::timeout_at(patience.until, finished).await {
+            Ok(entry) => Ok(Answered { entry: entry?, ..answered }),
+            Err(_) => Ok(answered),
+        }
+    }
+
+    /// Checks everything, sends nothing, records nothing.
+    pub async fn validate(&self, command: &Command) -> Result<(), Failure> {
+        let find = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
+        if find.is_some_and(|entry| entry.fingerprint != command.operation.fingerprint()) {
+            return Err(Failure::KeyReused);
+        }
+        let transaction = &command.operation.transaction;
+        if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)?
+            && (open.caller != command.caller || open.key != command.key)
+        {
+            return Err(Failure::Busy(Box::new(open)));
+        }
+        attempt::validate(&self.psp, command).await
+    }
+
+    /// Reads the PSP's transaction.
+    pub async fn transaction(&self, id: &TransactionId) -> Result<Transaction, Failure> {
+        self.psp.read(id).await.map_err(Failure::from_read)
+    }
+
+    /// The caller's operation of that name.
+    pub async fn operation(&self, caller: &CallerName, name: &Name) -> Result<Entry, Failure> {
+        self.find(caller, name).await?.ok_or(Failure::UnknownOperation)
+    }
+
+    /// The caller's operation now and after each change of its state. Ends when
+    /// nothing more will come by itself, or when the boundary stops.
+    pub async fn watch(
+        &self,
+        caller: &CallerName,
+        name: &Name,
+    ) -> Result<impl Stream<Item = Result<Entry, Failure>> + Send + use<J, P>, Failure> {
+        let found = self.operation(caller, name).await?;
+        let changes = self.journal.changes(found.id);
+        // Again: it may have changed before we listened.
+        let first = self.by_id(found.id).await?;
+        let handle = self.clone();
+        let start = Watching { id: found.id, changes, shown: None, next: Some(first) };
+        Ok(futures::stream::unfold(start, move |mut watching| {
+            let operations = handle.clone();
+            async move {
+                loop {
+                    if let Some(entry) = watching.next.take() {
+                        let shown = Some((entry.state.as_str(), entry.attempt));
+                        if watching.shown != shown {
+                            watching.shown = shown;
+                            return Some((Ok(entry), watching));
+                        }
+                    }
+                    if matches!(watching.shown, Some(("succeeded" | "declined" | "released", _))) {
+                        return None;
+                    }
+                    let changed = watching.changes.changed();
+                    if !matches!(operations.stopping.run_until_cancelled(changed).await, Some(Ok(()))) {
+                        return None;
+                    }
+                    match operations.by_id(watching.id).await {
+                        Ok(entry) => watching.next = Some(entry),
+                        Err(error) => return Some((Err(error), watching)),
+                    }
+                }
+            }
+        }))
+    }
+
+    /// Whether this boundary serves the transaction's account.
+    pub fn serves(&self, transaction: &TransactionId) -> bool {
+        self.psp.serves(transaction)
+    }
+
+    /// Waits until the operation is no longer merely accepted.
+    async fn finished(&self, id: OperationId) -> Result<Entry, Failure> {
+        let mut changes = self.journal.changes(id);
+        loop {
+            let entry = self.by_id(id).await?;
+            if !matches!(entry.state, State::Accepted) {
+                return Ok(entry);
+            }
+            if !matches!(self.stopping.run_until_cancelled(changes.changed()).await, Some(Ok(()))) {
+                return Ok(entry);
+            }
+        }
+    }
+
+    async fn find(&self, caller: &CallerName, name: &Name) -> Result<Option<Entry>, Failure> {
+        let found = match name {
+            Name::Id(id) => self.journal.get(*id).await,
+            Name::Key(key) => self.journal.find(caller, key).await,
+        };
+        // Another caller's operation does not exist for this one.
+        Ok(found.map_err(Failure::Journal)?.filter(|entry| entry.caller == *caller))
+    }
+
+    async fn by_id(&self, id: OperationId) -> Result<Entry, Failure> {
+        self.journal.get(id).await.map_err(Failure::Journal)?.ok_or(Failure::UnknownOperation)
+    }
+}
+
+struct Watching {
+    id: OperationId,
+    changes: tokio::sync::watch::Receiver<u64>,
+    /// State and attempt that were shown last.
+    shown: Option<(&'static str, u32)>,
+    next: Option<Entry>,
+}

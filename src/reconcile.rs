@@ -1,0 +1,181 @@
+//! Finds out what became of operations in doubt by reading the PSP. It never
+//! sends anything that could move money.
+
+pub mod decide;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::conclude::{Conclude, sought};
+use crate::journal::{
+    Journal,
+    entry::{Entry, Event, State},
+};
+use crate::payment::id::OperationId;
+use crate::psp::{Psp, judge::judge};
+use crate::reconcile::decide::{Rules, decide};
+
+/// How often the journal is asked what is due.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Reads back, on schedule and for callers who wait.
+pub struct ReadBack<J, P> {
+    shared: Arc<Shared<J, P>>,
+}
+
+struct Shared<J, P> {
+    conclude: Conclude<J, P>,
+    rules: Rules,
+    /// Reads on schedule: a limit of their own, below live traffic.
+    scheduled: Arc<Semaphore>,
+    /// Reads that a caller waits for: they do not queue behind the schedule.
+    awaited: Semaphore,
+    looking: Mutex<HashMap<OperationId, watch::Receiver<()>>>,
+}
+
+impl<J: Journal, P: Psp> ReadBack<J, P> {
+    /// At most `in_flight_max` reads on schedule at once, and as many for
+    /// callers.
+    pub fn new(conclude: Conclude<J, P>, rules: Rules, in_flight_max: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                conclude,
+                rules,
+                scheduled: Arc::new(Semaphore::new(in_flight_max)),
+                awaited: Semaphore::new(in_flight_max),
+                looking: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Looks at an open entry now and returns it as it stands then. Looks at
+    /// the same operation share one read.
+    pub async fn look(&self, entry: Entry) -> Entry {
+        let Ok(_permit) = self.shared.awaited.acquire().await else { return entry };
+        self.look_once(entry).await
+    }
+
+    /// Reads back whatever is due, until stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            let free = self.shared.scheduled.available_permits();
+            let now = self.shared.conclude.clock.now();
+            // Those that are being looked at are still due: ask for more.
+            let busy = self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner).len();
+            let most = free.saturating_add(busy);
+            let due = match self.shared.conclude.journal.due(now, most).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::warn!(%error, "what is due could not be read");
+                    continue;
+                }
+            };
+            for entry in due {
+                if self.is_looking(entry.id) {
+                    continue;
+                }
+                let Ok(permit) = Arc::clone(&self.shared.scheduled).try_acquire_owned() else { break };
+                let read_back = self.clone();
+                tasks.spawn(async move {
+                    read_back.look_once(entry).await;
+                    drop(permit);
+                });
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn is_looking(&self, id: OperationId) -> bool {
+        self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    }
+
+    async fn look_once(&self, entry: Entry) -> Entry {
+        let id = entry.id;
+        let (ended, watching) = watch::channel(());
+        let other = {
+            let mut looking = self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            match looking.get(&id) {
+                Some(other) => Some(other.clone()),
+                None => {
+                    looking.insert(id, watching);
+                    None
+                }
+            }
+        };
+        if let Some(mut other) = other {
+            // Ends with an error when the other look is over, which is news.
+            drop(other.changed().await);
+            return match self.shared.conclude.journal.get(id).await {
+                Ok(Some(current)) => current,
+                _ => entry,
+            };
+        }
+        let _looking = Looking { shared: &self.shared, id, _ended: ended };
+        self.read(entry).await
+    }
+
+    async fn read(&self, entry: Entry) -> Entry {
+        let Shared { conclude, rules, .. } = &*self.shared;
+        let mut entry = entry;
+        if matches!(entry.state, State::Started) {
+            if entry.lease_until > conclude.clock.now() {
+                return entry;
+            }
+            let why = "nothing was heard of the sender".to_owned();
+            entry = self.write(entry, &Event::Doubted { why, pushback: false }).await;
+        }
+        if !entry.state.is_open() {
+            return entry;
+        }
+        let issued_at = conclude.clock.now();
+        let read = conclude.psp.read(&entry.operation.transaction).await;
+        let tag = entry.tag();
+        let verdict = read.map(|transaction| judge(&sought(&entry, &tag), &transaction));
+        let event = decide(&entry, verdict, issued_at, rules);
+        let before = entry.state.as_str();
+        let entry = self.write(entry, &event).await;
+        if entry.state.as_str() != before {
+            tracing::info!(
+                operation_id = %entry.id, transaction_id = %entry.operation.transaction,
+                kind = %entry.operation.kind(), before, state = entry.state.as_str(),
+                reads = entry.reading.made, "an open operation was read back"
+            );
+        }
+        entry
+    }
+
+    async fn write(&self, entry: Entry, event: &Event) -> Entry {
+        let fallback = entry.clone();
+        // A failure is logged where it happens; the entry stays due.
+        self.shared.conclude.write(entry, event).await.unwrap_or(fallback)
+    }
+}
+
+/// Says that the look is over, however it ended.
+struct Looking<'a, J, P> {
+    shared: &'a Shared<J, P>,
+    id: OperationId,
+    _ended: watch::Sender<()>,
+}
+
+impl<J, P> Drop for Looking<'_, J, P> {
+    fn drop(&mut self) {
+        self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+impl<J, P> Clone for ReadBack<J, P> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}

@@ -1,0 +1,138 @@
+//! What one read-back means for an open entry: a pure function of the entry,
+//! the verdict and the time. Here absence becomes evidence, and only here.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::journal::entry::{Entry, Event, Finding, State, Streak};
+use crate::payment::outcome::{Decline, Reason};
+use crate::psp::{ReadError, judge::Verdict};
+
+/// Empty reads that prove absence, once it can be proven.
+const EMPTY_READS: u32 = 2;
+/// Equal reads after which an unclear failure is believed.
+const FAILED_READS: u32 = 3;
+
+/// The times that make evidence.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// A request that arrived is applied, visibly begun, or dead within this
+    /// time (A4).
+    pub settle_max: Duration,
+    /// A read shows an event at most this long after it happened (A5).
+    pub read_lag_max: Duration,
+    /// Empty reads count as two when this far apart.
+    pub absent_reads_apart: Duration,
+    /// An unclear failure that stays the same is believed after this time.
+    pub failed_event_settles_after: Duration,
+    /// Part of an amount for this long is a case for a person.
+    pub partial_review_after: Duration,
+    /// Accepted and not finished for this long is a case for a person.
+    pub accepted_review_after: Duration,
+    /// Unreadable for this long is a case for a person.
+    pub unreadable_review_after: Duration,
+}
+
+/// Decides. `issued_at` is when the read was issued, not when it was answered.
+pub fn decide(
+    entry: &Entry,
+    verdict: Result<Verdict, ReadError>,
+    issued_at: Timestamp,
+    rules: &Rules,
+) -> Event {
+    let in_review = matches!(entry.state, State::Review { .. });
+    match verdict {
+        // A proof ends everything; nothing else ends a review.
+        Ok(Verdict::Proven(proof)) => Event::Proven(proof),
+        Ok(_) if in_review => looked(Finding::Contradiction, issued_at),
+        Ok(Verdict::Contradicted(why)) => Event::Contradicted { why },
+        Ok(Verdict::Declined(decline)) => Event::Refused(decline),
+        Ok(Verdict::Accepted { request_id, partly }) => accepted(entry, request_id, partly, issued_at, rules),
+        Ok(Verdict::FailedUnclearly { error, events }) => {
+            let streak = streak(entry, Finding::FailedUnclearly, issued_at);
+            if streak.count >= FAILED_READS
+                && issued_at.since(streak.since) >= rules.failed_event_settles_after
+            {
+                let said = error.message.as_deref().unwrap_or("no message").to_owned();
+                return Event::Refused(Box::new(Decline {
+                    reason: Reason::Declined,
+                    message: format!("the PSP recorded a failure and nothing else since: {said}"),
+                    psp: error,
+                    transaction_status: None,
+                    sums: None,
+                }));
+            }
+            Event::Looked { finding: Finding::FailedUnclearly, at: issued_at, failed_events: events }
+        }
+        Ok(Verdict::Absent) => absent(entry, issued_at, rules),
+        Err(error) => {
+            let streak = streak(entry, Finding::Nothing, issued_at);
+            if !in_review && issued_at.since(streak.since) >= rules.unreadable_review_after {
+                let hours = rules.unreadable_review_after.as_secs() / 3600;
+                return Event::Contradicted { why: format!("unreadable for {hours} h: {error}") };
+            }
+            looked(Finding::Nothing, issued_at)
+        }
+    }
+}
+
+fn accepted(
+    entry: &Entry,
+    request_id: Option<String>,
+    partly: bool,
+    issued_at: Timestamp,
+    rules: &Rules,
+) -> Event {
+    if !matches!(entry.state, State::Accepted) {
+        return Event::Accepted { request_id };
+    }
+    let finding = if partly { Finding::Partly } else { Finding::Pending };
+    let streak = streak(entry, finding, issued_at);
+    if partly && issued_at.since(streak.since) >= rules.partial_review_after {
+        return Event::Contradicted { why: "only part of the amount has moved".to_owned() };
+    }
+    too_long(entry, issued_at, rules).unwrap_or_else(|| looked(finding, issued_at))
+}
+
+/// Nothing of ours is to be seen. That proves something only when no request
+/// of ours can take effect any more: every token is dead, whatever arrived
+/// before is applied or dead (A4), and reads have caught up (A5).
+fn absent(entry: &Entry, issued_at: Timestamp, rules: &Rules) -> Event {
+    let State::InDoubt { pushback, .. } = entry.state else {
+        return too_long(entry, issued_at, rules).unwrap_or_else(|| looked(Finding::Absent, issued_at));
+    };
+    let for_good = entry.fence_at + rules.settle_max + rules.read_lag_max;
+    let finding = if pushback || issued_at > for_good { Finding::AbsentForGood } else { Finding::Absent };
+    let streak = streak(entry, finding, issued_at);
+    if finding == Finding::AbsentForGood
+        && streak.count >= EMPTY_READS
+        && issued_at.since(streak.since) >= rules.absent_reads_apart
+    {
+        let what =
+            if pushback { "the PSP pushed back" } else { "every token that could carry it has expired" };
+        return Event::NeverHappened { why: format!("{what}, and {} reads show nothing", streak.count) };
+    }
+    looked(finding, issued_at)
+}
+
+fn too_long(entry: &Entry, issued_at: Timestamp, rules: &Rules) -> Option<Event> {
+    let since = issued_at.since(entry.updated_at);
+    (since >= rules.accepted_review_after).then(|| {
+        let hours = rules.accepted_review_after.as_secs() / 3600;
+        Event::Contradicted { why: format!("accepted by the PSP and not finished for {hours} h") }
+    })
+}
+
+/// The run of equal findings, this one included.
+fn streak(entry: &Entry, finding: Finding, at: Timestamp) -> Streak {
+    match entry.reading.streak {
+        Some(streak) if streak.finding == finding => {
+            Streak { last: at, count: streak.count.saturating_add(1), ..streak }
+        }
+        _ => Streak { finding, since: at, last: at, count: 1 },
+    }
+}
+
+fn looked(finding: Finding, at: Timestamp) -> Event {
+    Event::Looked { finding, at, failed_events: Vec::new() }
+}
