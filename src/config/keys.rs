@@ -218,8 +218,8 @@ fn path_prefix(text: &str) -> Result<(), (&'static str, &'static str)> {
 
 /// Stricter than the filter it is for, which takes a misspelt level for the name of a module and logs nothing.
 fn log_level(text: &str) -> Result<(), (&'static str, &'static str)> {
-    let is_level = |level: &str| level.parse::<LevelFilter>().is_ok();
-    let is_directive = |part: &str| match part.trim().split_once('=') {
+    let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+    let is_directive = |part: &str| match part.trim().rsplit_once('=') {
         Some((target, level)) => !target.is_empty() && is_level(level),
         None => is_level(part.trim()),
     };

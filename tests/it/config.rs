@@ -141,6 +141,8 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("read_back.schedule = ['2s', '2 s']", "read_back.schedule", "\"2 s\" is not a duration"),
     ("log.format = 'xml'", "log.format", "write \"auto\", \"json\" or \"text\""),
     ("log.level = 'inof'", "log.level", "\"inof\" is not a log level"),
+    ("log.level = ''", "log.level", "is not a log level"),
+    ("log.level = 'info,payops='", "log.level", "is not a log level"),
     ("log.level = 'payops=loud'", "log.level", "is not a log level"),
     // Between keys.
     ("psp.base_url = 'http://psp.example'", "psp.base_url", "is plain http to another machine"),
