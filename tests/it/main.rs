@@ -11,6 +11,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod support;
+
 mod config;
+mod money;
 mod readme;
 mod sandbox;

@@ -3,7 +3,7 @@
 //! A doc comment cites the section of the project's notes on Dintero's API that a test rests on; section 12 holds the
 //! assumptions.
 
-mod world;
+pub mod world;
 
 mod admin;
 mod faults;
