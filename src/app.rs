@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
-use tower::ServiceBuilder;
+use tower::{
+    ServiceBuilder,
+    layer::util::{Identity, Stack},
+};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::AuthLayer;
@@ -59,6 +62,8 @@ pub enum Error {
 }
 
 type Client = Dintero<Http>;
+type Router =
+    tonic::transport::server::Router<Stack<InboundLayer, Stack<CatchPanicLayer<PanicAnswer>, Identity>>>;
 
 /// Serves on `listener` until `stop` is cancelled, then drains: not ready, no
 /// new call, what is under way finishes within `server.drain_timeout`. Ends at
@@ -130,15 +135,7 @@ fn router(
     operations: Operations<Embedded, Client>,
     callers: Arc<CallersFile>,
     health: Health,
-) -> Result<
-    tonic::transport::server::Router<
-        tower::layer::util::Stack<
-            InboundLayer,
-            tower::layer::util::Stack<CatchPanicLayer<PanicAnswer>, tower::layer::util::Identity>,
-        >,
-    >,
-    Error,
-> {
+) -> Result<Router, Error> {
     let server = &config.server;
     let waits = Waits { default: server.wait_default, max: server.wait_max };
     let service = PaymentOperationsServiceServer::new(Adapter::new(operations, waits, server.watch_max))
@@ -202,7 +199,7 @@ async fn watch_readiness(journal: Embedded, psp: Client, health: Health, stop: C
         if ready != was_ready {
             match unusable {
                 Some((account, _)) => {
-                    tracing::warn!(%account, ready, "readiness changed: no usable credentials")
+                    tracing::warn!(%account, ready, "readiness changed: no usable credentials");
                 }
                 None => tracing::info!(journal_works, ready, "readiness changed"),
             }

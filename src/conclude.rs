@@ -85,7 +85,7 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
         }
         match self.write(current, &event).await {
             Ok(entry) => {
-                tracing::info!(operation_id = %id, state = entry.state.as_str(), "a late answer was recorded")
+                tracing::info!(operation_id = %id, state = entry.state.as_str(), "a late answer was recorded");
             }
             Err(error) => tracing::warn!(operation_id = %id, %error, "a late answer was not recorded"),
         }

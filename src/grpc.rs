@@ -106,12 +106,6 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         let read = tokio::time::timeout_at(until, read).await.unwrap_or(Err(Failure::DeadlineExceeded));
         read.map_err(|failure| status::read(&failure, call.trace()))
     }
-
-    /// The caller and the name, for the two RPCs that look an operation up.
-    fn named(&self, call: &Call, name: Result<Name, Refused>) -> Result<(Caller, Name), Status> {
-        let name = name.map_err(|refused| refused.into_status(call.trace(), false))?;
-        Ok((call.caller()?, name))
-    }
 }
 
 #[tonic::async_trait]
@@ -124,14 +118,14 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let asked =
             command::capture(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
         let answer = self.carry_out(&call, asked).await?;
-        answer.respond(|operation| pb::CaptureResponse { operation })
+        Ok(answer.respond(|operation| pb::CaptureResponse { operation }))
     }
 
     async fn void(&self, request: Request<pb::VoidRequest>) -> Result<Response<pb::VoidResponse>, Status> {
         let (call, message) = Call::of(request);
-        let asked = command::void(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
+        let asked = command::void(&message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
         let answer = self.carry_out(&call, asked).await?;
-        answer.respond(|operation| pb::VoidResponse { operation })
+        Ok(answer.respond(|operation| pb::VoidResponse { operation }))
     }
 
     async fn refund(
@@ -142,7 +136,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let asked =
             command::refund(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
         let answer = self.carry_out(&call, asked).await?;
-        answer.respond(|operation| pb::RefundResponse { operation })
+        Ok(answer.respond(|operation| pb::RefundResponse { operation }))
     }
 
     async fn get_transaction(
@@ -162,7 +156,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         request: Request<pb::GetOperationRequest>,
     ) -> Result<Response<pb::GetOperationResponse>, Status> {
         let (call, message) = Call::of(request);
-        let (caller, name) = self.named(&call, command::get_operation(message))?;
+        let (caller, name) = call.named(command::get_operation(message))?;
         let entry = self.read(&call, self.operations.operation(&caller.name, &name)).await?;
         let operation = Some(render::operation(&entry));
         Ok(Response::new(pb::GetOperationResponse { operation }))
@@ -176,7 +170,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         request: Request<pb::WatchOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
         let (call, message) = Call::of(request);
-        let (caller, name) = self.named(&call, command::watch_operation(message))?;
+        let (caller, name) = call.named(command::watch_operation(message))?;
         let permit = std::sync::Arc::clone(&self.watches)
             .try_acquire_owned()
             .map_err(|_| status::read(&Failure::NotSent(crate::psp::NotSent::Overloaded), call.trace()))?;
@@ -200,12 +194,12 @@ struct Answer {
 }
 
 impl Answer {
-    fn respond<M>(self, message: impl FnOnce(Option<pb::Operation>) -> M) -> Result<Response<M>, Status> {
+    fn respond<M>(self, message: impl FnOnce(Option<pb::Operation>) -> M) -> Response<M> {
         let mut response = Response::new(message(Some(self.operation)));
         if let Some(answered) = &self.entry {
             status::mark(response.metadata_mut(), answered);
         }
-        Ok(response)
+        response
     }
 }
 
@@ -219,6 +213,12 @@ impl Call {
     fn caller(&self) -> Result<Caller, Status> {
         let caller = self.extensions.get::<Caller>().cloned();
         caller.ok_or_else(|| status::unauthenticated(status::Credentials::Missing, Some(self.trace())))
+    }
+
+    /// The caller and the name, for the two RPCs that look an operation up.
+    fn named(&self, name: Result<Name, Refused>) -> Result<(Caller, Name), Status> {
+        let name = name.map_err(|refused| refused.into_status(self.trace(), false))?;
+        Ok((self.caller()?, name))
     }
 
     fn trace(&self) -> &str {

@@ -57,10 +57,11 @@ pub struct Idempotent<J, P, S> {
 
 type Key = (CallerName, IdempotencyKey);
 type Ended = Option<Result<Answered, Failure>>;
+type Call = (Fingerprint, watch::Receiver<Ended>);
 
 /// The calls that run in this process now.
 #[derive(Clone, Default)]
-struct Running(Arc<Mutex<HashMap<Key, (Fingerprint, watch::Receiver<Ended>)>>>);
+struct Running(Arc<Mutex<HashMap<Key, Call>>>);
 
 /// One running call; when it is dropped, the key is no longer running.
 struct Lead {

@@ -310,12 +310,13 @@ mod tests {
     fn everything_that_reaches_the_psp_is_part_of_the_meaning() {
         let plain = capture(&[("1", 300)]);
         let mut changed = vec![capture(&[("1", 299)]), capture(&[("2", 300)]), capture(&[])];
-        for change in [
-            (|c| c.amount = Amount::new(301).unwrap()) as fn(&mut Capture),
+        let changes: [fn(&mut Capture); 4] = [
+            |c| c.amount = Amount::new(301).unwrap(),
             |c| c.final_capture = true,
             |c| c.reference = Some("order-1".parse().unwrap()),
             |c| drop(c.metadata.insert("a".into(), "b".into())),
-        ] {
+        ];
+        for change in changes {
             let mut operation = plain.clone();
             let Action::Capture(capture) = &mut operation.action else { unreachable!() };
             change(capture);

@@ -75,7 +75,7 @@ pub fn capture(
 
 /// `VoidRequest`.
 pub fn void(
-    request: pb::VoidRequest,
+    request: &pb::VoidRequest,
     metadata: &MetadataMap,
     caller: &Caller,
     serves: impl Fn(&TransactionId) -> bool,
@@ -264,7 +264,8 @@ fn item(wire: pb::Item, index: usize, wrong: &mut Violations) -> Item {
         wrong.add(at("vat_percent"), "must have at most two decimals");
     }
     let url = &wire.thumbnail_url;
-    if !url.is_empty() && !(url.starts_with("https://") && url.bytes().all(|b| b.is_ascii_graphic())) {
+    let https = url.starts_with("https://") && url.bytes().all(|b| b.is_ascii_graphic());
+    if !(url.is_empty() || https) {
         wrong.add(at("thumbnail_url"), "must be an https URL");
     }
     let splits = splits(&wire.splits, &at("splits"), wrong);

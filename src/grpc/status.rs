@@ -51,7 +51,7 @@ impl<'a> Told<'a> {
         }
     }
 
-    fn with(mut self, key: &str, value: impl ToString) -> Self {
+    fn with(mut self, key: &str, value: impl std::fmt::Display) -> Self {
         self.metadata.insert(key.to_owned(), value.to_string());
         self
     }
@@ -115,7 +115,7 @@ pub fn outcome(answered: &Answered, trace_id: &str) -> Result<pb::Operation, Sta
             let message = format!("a person has to decide ({why}); do not use a new key");
             Told::new(Code::Aborted, "IN_REVIEW", message)
                 .about(entry)
-                .retry(Duration::from_secs(300))
+                .retry(Duration::from_mins(5))
                 .safe_to_use_new_key(false)
         }
         State::Released { why } => {

@@ -119,8 +119,8 @@ impl Embedded {
 
     async fn write(&self, write: Write) -> Result<Written, Error> {
         let (answer, written) = oneshot::channel();
-        let gone = |_| Error::Unavailable("the journal's writer has ended".to_owned());
-        self.shared.writes.send(Job { write, answer }).await.map_err(|_| gone(()))?;
+        let gone = || Error::Unavailable("the journal's writer has ended".to_owned());
+        self.shared.writes.send(Job { write, answer }).await.map_err(|_| gone())?;
         // From here on the write may happen whether or not we hear of it.
         let lost = |_| Error::Unconfirmed("the journal's writer has ended".to_owned());
         written.await.map_err(lost)?

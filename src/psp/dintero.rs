@@ -25,7 +25,7 @@ const SYSTEM_NAME: &str = "payops";
 const SYSTEM_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Longest wait that a `Retry-After` of the PSP can ask of us.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
 /// A client for the accounts of this boundary.
 pub struct Dintero<T> {

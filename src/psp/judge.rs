@@ -183,9 +183,7 @@ fn judge_failed(sought: &Sought<'_>, ours: &[&Event], transaction: &Transaction)
         .collect();
     let Some(last) = failed.last() else { return Verdict::Absent };
     let error = last.error.clone().unwrap_or_default();
-    let definite = |event: &Event| {
-        event.correction.is_some() || event.error.as_ref().is_some_and(|error| is_decline(error))
-    };
+    let definite = |event: &Event| event.correction.is_some() || event.error.as_ref().is_some_and(is_decline);
     if failed.iter().all(|event| definite(event)) {
         let said = error.message.as_deref().unwrap_or("no message");
         Verdict::Declined(Box::new(Decline {

@@ -22,7 +22,7 @@ use crate::psp::dintero::{retry_after, wire};
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// A token is given at most this life, whatever the PSP claims.
-const LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+const LIFE_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// An access token and when it lives.
 pub struct Token {
