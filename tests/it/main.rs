@@ -14,6 +14,7 @@
 mod support;
 
 mod config;
+mod exactly_once;
 mod money;
 mod readme;
 mod sandbox;

@@ -124,6 +124,11 @@ impl TestApp {
         self.server.take().unwrap().await.unwrap().unwrap();
     }
 
+    /// Serves again on the same journal.
+    pub async fn restart_after_drain(&mut self) {
+        self.serve().await;
+    }
+
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
     }

@@ -1,0 +1,544 @@
+//! At most one effect per key, no false answer, always an end: through
+//! repeats, races, hang-ups, lost answers and doubt.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use payops::grpc::pb::OperationState::{Declined, InDoubt, InReview, Pending, Released, Started, Succeeded};
+use serde_json::json;
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+
+use crate::support::{TestApp, capture, eventually, line, outcome, refund};
+
+const AMOUNT: i64 = 29_990;
+
+#[tokio::test]
+async fn a_retry_gets_the_same_answer_and_moves_nothing() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    let first = orders.capture("k", &card, 100).await.unwrap();
+    let again = orders.capture("k", &card, 100).await.unwrap();
+    assert!(!first.replayed && again.replayed);
+    assert_eq!(first.operation, again.operation);
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), 100)]);
+}
+
+#[tokio::test]
+async fn a_hundred_identical_calls_at_once_make_one_request_and_a_hundred_equal_answers() {
+    let app = TestApp::start().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 200})).await;
+    // Some share a connection, some do not.
+    let callers = join_all((0..5).map(|_| app.orders())).await;
+    let calls = (0..100).map(|i| callers[i % callers.len()].capture("k", &card, AMOUNT));
+    let answers: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert!(answers.iter().all(|answer| answer.operation == answers[0].operation));
+    assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
+    assert_eq!(app.posts(&card).await, 1);
+}
+
+#[tokio::test]
+async fn the_same_key_with_another_meaning_is_refused_and_shown_nothing() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    orders.capture("k", &card, 100).await.unwrap();
+    let other_amount = orders.capture("k", &card, 101).await.unwrap_err();
+    let other_kind = orders.refund("k", &card, 100).await.unwrap_err();
+    let other_transaction = orders.capture("k", &app.world.card().await, 100).await.unwrap_err();
+    for refused in [other_amount, other_kind, other_transaction] {
+        assert_eq!((refused.code, refused.reason()), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"));
+        assert_eq!(refused.metadata("safe_to_use_new_key"), Some("false"));
+        assert_eq!(refused.metadata("operation_id"), None);
+    }
+    assert_eq!(app.posts(&card).await, 1);
+}
+
+#[tokio::test]
+async fn the_same_meaning_in_other_words_is_the_same_command() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    let mut message = capture(&card, AMOUNT);
+    message.items = vec![line("1", 26_090), line("ship-1", 3_900)];
+    message.items[0].quantity = "1.0".to_owned();
+    orders.capture_with("k", message.clone()).await.unwrap();
+    message.items.reverse();
+    message.items[1].quantity = "1".to_owned();
+    message.r#async = true;
+    assert!(orders.capture_with("k", message).await.unwrap().replayed);
+}
+
+#[tokio::test]
+async fn keys_belong_to_their_caller() {
+    let app = TestApp::start().await;
+    let (orders, returns) = (app.orders().await, app.returns().await);
+    let card = app.world.card().await;
+    let theirs = orders.capture("k", &card, 100).await.unwrap().operation;
+    let ours = returns.capture("k", &card, 200).await.unwrap().operation;
+    assert_ne!(theirs.operation_id, ours.operation_id);
+    let unseen = returns.operation_by_id(&theirs.operation_id).await.unwrap_err();
+    assert_eq!((unseen.code, unseen.reason()), (Code::NotFound, "OPERATION_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn two_keys_on_one_transaction_at_once_and_one_of_them_is_told_to_wait() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 500})).await;
+    let (a, b) = tokio::join!(orders.capture("a", &card, 100), orders.capture("b", &card, 100));
+    let (ran, (key, busy)) = match (a, b) {
+        (Ok(ran), Err(busy)) => (ran, ("b", busy)),
+        (Err(busy), Ok(ran)) => (ran, ("a", busy)),
+        other => panic!("one runs and one waits: {other:?}"),
+    };
+    assert_eq!((busy.code, busy.reason()), (Code::Aborted, "TRANSACTION_BUSY"));
+    assert_eq!(busy.metadata("open_operation_id"), Some(ran.operation.operation_id.as_str()));
+    assert_eq!(busy.metadata("open_operation_state"), Some("STARTED"));
+    assert_eq!(busy.metadata("safe_to_use_new_key"), Some("true"));
+    assert_eq!(app.posts(&card).await, 1);
+    // The same key runs once the slot is free.
+    assert!(!orders.capture(key, &card, 100).await.unwrap().replayed);
+    assert_eq!(app.posts(&card).await, 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_stops_nothing_and_its_key_has_the_answer() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 400})).await;
+    let call = orders.capture("k", &card, AMOUNT);
+    let hung_up = tokio::time::timeout(Duration::from_millis(100), call).await;
+    assert!(hung_up.is_err(), "hung up in the middle");
+    let done = orders.settled("k", Succeeded).await;
+    assert_eq!(done.attempt, 1);
+    assert_eq!(orders.capture("k", &card, AMOUNT).await.unwrap().operation, done);
+    assert_eq!(app.posts(&card).await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_drops_stops_nothing() {
+    let app = TestApp::start().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 400})).await;
+    // A runtime of its own: when it ends, the socket is closed under the call.
+    let (token, address, id) = (app.orders().await.token, app.address, card.clone());
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
+            let client = payops::grpc::pb::payment_operations_service_client::PaymentOperationsServiceClient::new(
+                channel.connect().await.unwrap(),
+            );
+            let caller = crate::support::Caller { token, client };
+            drop(tokio::time::timeout(Duration::from_millis(150), caller.capture("k", &id, AMOUNT)).await);
+        });
+        runtime.shutdown_background();
+    });
+    thread.join().unwrap();
+    app.orders().await.settled("k", Succeeded).await;
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
+}
+
+#[tokio::test]
+async fn a_callers_deadline_frees_the_caller_and_not_the_operation() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 800})).await;
+    let mut request = orders.keyed("k", capture(&card, AMOUNT));
+    request.set_timeout(Duration::from_millis(300));
+    let freed = outcome(orders.client.clone().capture(request).await, |m| m.operation).unwrap_err();
+    assert_eq!((freed.code, freed.reason()), (Code::Aborted, "OPERATION_IN_PROGRESS"));
+    assert_eq!(freed.metadata("safe_to_use_new_key"), Some("false"));
+    assert_eq!(freed.metadata("state"), Some("STARTED"));
+    let id = freed.trailer("operation-id").unwrap().to_owned();
+    // A retry joins the call that goes on, and gets its answer.
+    let joined = orders.capture("k", &card, AMOUNT).await.unwrap();
+    assert!(joined.replayed);
+    assert_eq!(joined.operation.operation_id, id);
+    assert_eq!(app.posts(&card).await, 1);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_unknown_and_then_a_success_by_reading_back() {
+    for (fault, kind) in [
+        (json!({"fault": "answer_lost_after_applying"}), "capture"),
+        (json!({"fault": "unavailable_after_applying"}), "capture"),
+        (json!({"fault": "internal_error", "applied": true}), "capture"),
+        (json!({"fault": "html_instead_of_json"}), "capture"),
+        (json!({"fault": "truncated_json"}), "capture"),
+        (json!({"fault": "reset_at_byte", "byte": 40}), "capture"),
+        (json!({"fault": "answer_lost_after_applying"}), "refund"),
+        (json!({"fault": "answer_lost_after_applying"}), "void"),
+    ] {
+        let app = TestApp::start().await;
+        let orders = app.orders().await;
+        let card = app.world.card().await;
+        if kind == "refund" {
+            orders.capture("c", &card, AMOUNT).await.unwrap();
+        }
+        let mut armed = fault.clone();
+        armed["operation"] = kind.into();
+        app.world.fault(armed).await;
+        let first = match kind {
+            "capture" => orders.capture("k", &card, AMOUNT).await,
+            "refund" => orders.refund("k", &card, AMOUNT).await,
+            _ => orders.void("k", &card).await,
+        };
+        let unknown = first.unwrap_err();
+        assert_eq!((unknown.code, unknown.reason()), (Code::Aborted, "OUTCOME_UNKNOWN"), "{kind} {fault}");
+        assert_eq!(unknown.metadata("safe_to_use_new_key"), Some("false"));
+        assert_eq!(unknown.details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(2)));
+        assert_eq!(unknown.trailer("grpc-retry-pushback-ms"), Some("2000"));
+        // Nobody asks again: it is read back all the same.
+        let done = orders.settled("k", Succeeded).await;
+        assert_eq!(done.attempt, 1, "{kind} {fault}");
+        let effects = app.moved(&card).await;
+        let ours = effects.iter().filter(|(name, _)| name == kind).count();
+        assert_eq!(ours, 1, "{kind} {fault}: {effects:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_of_a_key_in_doubt_is_answered_by_one_read_at_once() {
+    let app = TestApp::start_with(|config| {
+        // Nothing on schedule: only the retry can find it out.
+        config.read_back.schedule = vec![Duration::from_mins(5)];
+        config.read_back.then_every = Duration::from_mins(5);
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
+    orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(orders.operation("k").await.unwrap().state(), InDoubt);
+    let known = orders.capture("k", &card, AMOUNT).await.unwrap();
+    assert!(known.replayed);
+    assert_eq!(app.world.requests(&card).await.len(), 2, "one capture, one read");
+}
+
+#[tokio::test]
+async fn a_request_that_was_lost_stays_in_doubt_until_its_token_is_dead_and_may_then_run_again() {
+    let app = TestApp::start_with(|config| {
+        config.exactly_once.token_life_min = Duration::from_secs(1);
+        config.psp.attempt_timeout = Duration::from_millis(500);
+        config.exactly_once.send_window = Duration::from_millis(400);
+        config.exactly_once.settle_max = Duration::from_millis(300);
+        config.exactly_once.read_lag_max = Duration::from_millis(100);
+        config.exactly_once.absent_reads_apart = Duration::from_millis(100);
+        config.read_back.then_every = Duration::from_millis(100);
+    })
+    .await;
+    let settings = json!({"token_life_seconds": 2});
+    app.world.admin(reqwest::Method::PUT, "/settings", settings).await.expect(200);
+    app.world.admin(reqwest::Method::POST, "/tokens/expire", json!({})).await.expect(200);
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
+    let started = std::time::Instant::now();
+    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
+    let mut reads = 0;
+    eventually("the token is dead and reads are empty", async || {
+        // A caller that insists changes nothing about it, and nothing is sent.
+        if let Err(refused) = orders.operation("k").await { panic!("{refused:?}") }
+        reads += 1;
+        orders.operation("k").await.unwrap().state() == Released
+    })
+    .await;
+    assert!(started.elapsed() >= Duration::from_secs(2), "not before the token had expired");
+    assert_eq!(app.moved(&card).await, []);
+    let done = orders.capture("k", &card, AMOUNT).await.unwrap();
+    assert_eq!((done.operation.state(), done.operation.attempt), (Succeeded, 2));
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
+}
+
+#[tokio::test]
+async fn a_transaction_in_doubt_stays_reserved_for_every_caller() {
+    let app = TestApp::start().await;
+    let (orders, returns) = (app.orders().await, app.returns().await);
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
+    orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    for refused in [returns.capture("other", &card, 1).await, orders.void("v", &card).await] {
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.code, refused.reason()), (Code::Aborted, "TRANSACTION_BUSY"));
+        assert_eq!(refused.metadata("open_operation_state"), Some("IN_DOUBT"));
+    }
+    let again = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(again.reason(), "OUTCOME_UNKNOWN");
+    assert_eq!(app.posts(&card).await, 1);
+}
+
+#[tokio::test]
+async fn an_effect_that_comes_late_is_found_and_never_doubled() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    let fault = json!({"operation": "capture", "fault": "delayed_application", "delay_ms": 700});
+    app.world.fault(fault).await;
+    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
+    let again = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(again.reason(), "OUTCOME_UNKNOWN");
+    orders.settled("k", Succeeded).await;
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_our_patience_is_still_heard() {
+    let app = TestApp::start_with(|config| {
+        config.psp.attempt_timeout = Duration::from_millis(200);
+        config.read_back.schedule = vec![Duration::from_mins(5)];
+        config.read_back.then_every = Duration::from_mins(5);
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 600})).await;
+    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
+    orders.settled("k", Succeeded).await;
+    assert_eq!(app.world.requests(&card).await.len(), 1, "no read was needed");
+}
+
+#[tokio::test]
+async fn a_200_without_our_event_is_never_a_success() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "event_without_reference"})).await;
+    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!((unknown.code, unknown.reason()), (Code::Aborted, "OUTCOME_UNKNOWN"));
+}
+
+#[tokio::test]
+async fn a_read_that_lags_hides_the_effect_for_a_while_and_no_longer() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
+    app.world.fault(json!({"operation": "capture", "fault": "read_lag", "delay_ms": 500})).await;
+    orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    orders.settled("k", Succeeded).await;
+    assert_eq!(app.posts(&card).await, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_somebody_in_between_repeats_is_a_case_for_a_person() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "duplicate_application"})).await;
+    let review = orders.capture("k", &card, 100).await.unwrap_err();
+    assert_eq!((review.code, review.reason()), (Code::Aborted, "IN_REVIEW"));
+    assert_eq!(review.metadata("safe_to_use_new_key"), Some("false"));
+    assert_eq!(orders.operation("k").await.unwrap().state(), InReview);
+    assert_eq!(app.posts(&card).await, 1, "we sent it once");
+}
+
+#[tokio::test]
+async fn a_capture_in_the_backoffice_is_not_taken_for_ours() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    let fault = json!({"operation": "capture", "fault": "backoffice_capture_before", "amount": AMOUNT});
+    app.world.fault(fault).await;
+    let refused = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "AMOUNT_EXCEEDS_REMAINING"));
+    assert_eq!(orders.operation("k").await.unwrap().state(), Declined);
+}
+
+#[tokio::test]
+async fn a_401_is_tried_once_more_with_a_new_token() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "unauthorized_once"})).await;
+    let done = orders.capture("k", &card, AMOUNT).await.unwrap();
+    assert_eq!((done.operation.state(), done.operation.attempt), (Succeeded, 2));
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
+    // Twice is enough: the third is the operators' case, and the key is free.
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "unauthorized_once", "times": 2})).await;
+    let refused = orders.capture("k2", &card, AMOUNT).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::Internal, "PSP_CREDENTIALS_REJECTED"));
+    assert_eq!(refused.metadata("safe_to_use_new_key"), Some("true"));
+    orders.capture("k2", &card, AMOUNT).await.unwrap();
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
+}
+
+#[tokio::test]
+async fn a_429_or_409_is_no_effect_only_after_two_empty_reads() {
+    for fault in ["rate_limited", "conflict_409"] {
+        let app = TestApp::start_with(|config| {
+            config.exactly_once.absent_reads_apart = Duration::from_millis(100);
+        })
+        .await;
+        let orders = app.orders().await;
+        let card = app.world.card().await;
+        app.world.fault(json!({"operation": "capture", "fault": fault})).await;
+        let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+        assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN", "{fault}");
+        let released = orders.settled("k", Released).await;
+        assert_eq!(released.attempt, 1);
+        let done = orders.capture("k", &card, AMOUNT).await.unwrap();
+        assert_eq!(done.operation.attempt, 2, "{fault}");
+        assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_psp_means_nothing_was_sent_and_the_key_is_free() {
+    let mut app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    orders.capture("warm", &card, 1).await.unwrap();
+    // Another boundary, whose PSP is a port where nobody listens.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = format!("http://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    let alive = app.config.psp.base_url.clone();
+    app.config.psp.base_url = dead.parse().unwrap();
+    app.restart().await;
+    let orders = app.orders().await;
+    let refused = orders.capture("k", &card, 100).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::Unavailable, "PSP_UNREACHABLE"));
+    assert_eq!(refused.metadata("safe_to_use_new_key"), Some("true"));
+    // Another command may take the slot meanwhile.
+    let other = orders.capture("k2", &card, 100).await.unwrap_err();
+    assert_eq!(other.reason(), "PSP_UNREACHABLE");
+    app.config.psp.base_url = alive;
+    app.restart().await;
+    let done = app.orders().await.capture("k", &card, 100).await.unwrap();
+    assert_eq!(done.operation.attempt, 2);
+    assert_eq!(app.posts(&card).await, 2);
+}
+
+#[tokio::test]
+async fn an_accepted_refund_is_pending_and_then_done() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let swish = "T12345678.demoSwish0000000000001";
+    let mut message = refund(swish, 1_000);
+    message.r#async = true;
+    let fault = json!({"operation": "refund", "fault": "accepted_then", "outcome": "done", "delay_ms": 600});
+    app.world.fault(fault).await;
+    let accepted = orders.refund_with("k", message).await.unwrap().operation;
+    assert_eq!(accepted.state(), Pending);
+    assert!(accepted.proof.is_none());
+    let mut watched = orders.watch("k").await.unwrap();
+    let mut states = Vec::new();
+    while let Some(update) = watched.next().await {
+        states.push(update.unwrap().operation.unwrap().state());
+    }
+    assert_eq!(states.last(), Some(&Succeeded), "{states:?}");
+    // Without `async` the caller waits for the end.
+    let fault = json!({"operation": "refund", "fault": "accepted_then", "outcome": "done", "delay_ms": 300});
+    app.world.fault(fault).await;
+    let done = orders.refund("k2", swish, 1_000).await.unwrap().operation;
+    assert_eq!(done.state(), Succeeded);
+    // Or until its deadline.
+    let fault = json!({"operation": "refund", "fault": "accepted_then", "outcome": "never"});
+    app.world.fault(fault).await;
+    let mut request = orders.keyed("k3", refund(swish, 1_000));
+    request.set_timeout(Duration::from_millis(400));
+    let pending = outcome(orders.client.clone().refund(request).await, |m| m.operation).unwrap();
+    assert_eq!(pending.operation.state(), Pending);
+}
+
+#[tokio::test]
+async fn an_accepted_refund_that_fails_is_declined() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let swish = "T12345678.demoSwish0000000000001";
+    let fault = json!({
+        "operation": "refund", "fault": "accepted_then", "outcome": "failed", "delay_ms": 200
+    });
+    app.world.fault(fault).await;
+    let refused = orders.refund("k", swish, 1_000).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DECLINED"));
+    assert_eq!(app.moved(swish).await.iter().filter(|(kind, _)| kind == "refund").count(), 0);
+}
+
+#[tokio::test]
+async fn a_void_that_was_done_already_is_a_success_and_sends_nothing() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    orders.void("v1", &card).await.unwrap();
+    let again = orders.void("v2", &card).await.unwrap();
+    assert_eq!(again.operation.state(), Succeeded);
+    assert_eq!(app.posts(&card).await, 1);
+    let refused = orders.capture("c", &card, 1).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "TRANSACTION_STATE"));
+    assert_eq!(refused.metadata("transaction_status"), Some("AUTHORIZATION_VOIDED"));
+}
+
+#[tokio::test]
+async fn a_watcher_sees_the_start_the_doubt_and_the_end() {
+    let app = TestApp::start_with(|config| {
+        config.read_back.schedule = vec![Duration::from_millis(400)];
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 300})).await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
+    let (caller, id) = (orders.clone(), card.clone());
+    let call = tokio::spawn(async move { caller.capture("k", &id, AMOUNT).await });
+    eventually("the operation is recorded", async || orders.operation("k").await.is_ok()).await;
+    let mut watched = orders.watch("k").await.unwrap();
+    let mut states = Vec::new();
+    while let Some(update) = watched.next().await {
+        states.push(update.unwrap().operation.unwrap().state());
+    }
+    assert_eq!(states, [Started, InDoubt, Succeeded]);
+    assert_eq!(call.await.unwrap().unwrap_err().reason(), "OUTCOME_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_full_house_is_told_at_once_and_nothing_is_recorded() {
+    let app = TestApp::start_with(|config| config.psp.in_flight_max = 1).await;
+    let orders = app.orders().await;
+    let (one, two) = (app.world.card().await, app.world.card().await);
+    let replayed = app.world.card().await;
+    orders.capture("done", &replayed, 1).await.unwrap();
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 600})).await;
+    let (caller, id) = (orders.clone(), one.clone());
+    let running = tokio::spawn(async move { caller.capture("a", &id, 100).await });
+    eventually("the first is under way", async || orders.operation("a").await.is_ok()).await;
+    let shed = orders.capture("b", &two, 100).await.unwrap_err();
+    assert_eq!((shed.code, shed.reason()), (Code::ResourceExhausted, "OVERLOADED"));
+    assert_eq!(shed.metadata("safe_to_use_new_key"), Some("true"));
+    assert!(shed.details.retry_info().is_some());
+    // Replays are served under overload.
+    assert!(orders.capture("done", &replayed, 1).await.unwrap().replayed);
+    assert_eq!(orders.operation("b").await.unwrap_err().reason(), "OPERATION_NOT_FOUND");
+    running.await.unwrap().unwrap();
+    orders.capture("b", &two, 100).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
+    let mut app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    let done = orders.capture("before", &app.world.card().await, 1).await.unwrap();
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 500})).await;
+    let (caller, id) = (orders.clone(), card.clone());
+    let running = tokio::spawn(async move { caller.capture("k", &id, AMOUNT).await });
+    eventually("the call is under way", async || orders.operation("k").await.is_ok()).await;
+    app.begin_drain();
+    assert_eq!(running.await.unwrap().unwrap().operation.state(), Succeeded);
+    app.drained().await;
+    app.restart_after_drain().await;
+    let orders = app.orders().await;
+    assert_eq!(orders.operation("before").await.unwrap(), done.operation);
+    assert!(orders.capture("k", &card, AMOUNT).await.unwrap().replayed);
+}
