@@ -4,7 +4,7 @@
 //! admin API under `/sandbox/v1/` that makes transactions, asks for faults and tells the truth about what moved. It
 //! shares no code with the rest of the crate, so that a mistake in one is not repeated in the other.
 //!
-//! A request on the PSP's side passes, top to bottom: [`server`] and `line` (the connection, which can be cut at a
+//! A request on the PSP's side passes, top to bottom: `server` and `line` (the connection, which can be cut at a
 //! chosen byte), `psp` (routes, stages, faults), `token` (who asks), `ledger` (guards, effects, events), `deliver`
 //! (the answer, or what becomes of it). Facts are cited from the project's notes as `[D n]`; a citation of section
 //! 12 marks an assumption about something that Dintero does not document.
