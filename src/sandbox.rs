@@ -8,6 +8,16 @@
 //! chosen byte), `psp` (routes, stages, faults), `token` (who asks), `ledger` (guards, effects, events), `deliver`
 //! (the answer, or what becomes of it). Facts are cited from the project's notes as `[D n]`; a citation of section
 //! 12 marks an assumption about something that Dintero does not document.
+//!
+//! ```no_run
+//! # async fn start(shutdown: impl Future<Output = ()> + Send) -> std::io::Result<()> {
+//! use payops::sandbox::{Sandbox, Settings};
+//!
+//! let sandbox = Sandbox::bind(Settings::default()).await?; // 127.0.0.1, a free port
+//! println!("http://{}", sandbox.local_addr());
+//! sandbox.serve(shutdown).await // until `shutdown` is ready
+//! # }
+//! ```
 
 mod admin;
 mod deliver;

@@ -208,7 +208,7 @@ async fn faults_are_listed_and_removed() {
     assert_eq!(world.admin(Method::GET, "/faults", Value::Null).await.json(), json!([]));
 }
 
-/// Back to the start: transactions, ledger, faults, tokens, settings; nothing put off happens any more.
+/// Back to the start: transactions, ledger, faults, tokens, settings.
 #[tokio::test]
 async fn a_reset_leads_back_to_the_start() {
     let mut world = World::start().await;
@@ -224,6 +224,33 @@ async fn a_reset_leads_back_to_the_start() {
     assert_eq!(settings["asynchronous_delay_ms"], 2_000);
     assert_eq!(world.admin(Method::GET, "/ledger", Value::Null).await.json(), json!([]));
     assert_eq!(world.admin(Method::GET, "/faults", Value::Null).await.json(), json!([]));
+}
+
+/// What was put off before a reset does not happen after it, not even to a transaction that is made again.
+#[tokio::test]
+async fn a_reset_forgets_what_was_put_off() {
+    let mut world = World::start().await;
+    let id = "T12345678.aaaaaaaaaaaaaaaaaaaaaa";
+    for (outcome, delay_ms) in [("done", 200), ("never", 0)] {
+        world.make(json!({ "id": id, "amount": 100 })).await;
+        let fault = json!({ "operation": "capture", "fault": "accepted_then", "outcome": outcome, "delay_ms": delay_ms });
+        world.fault(fault).await;
+        world.capture(id, 100).await.expect(202);
+        if outcome == "done" {
+            world.admin(Method::POST, "/reset", Value::Null).await.expect(204);
+            world.token = world.token_for(&payops::sandbox::Account::default()).await;
+        }
+    }
+    // When something that is due later has happened, the first completion would have.
+    let later = world.card().await;
+    world
+        .fault(
+            json!({ "operation": "capture", "fault": "accepted_then", "outcome": "done", "delay_ms": 300 }),
+        )
+        .await;
+    world.capture(&later, 1).await.expect(202);
+    world.eventually("the later one", async |world| !world.effects(&later).await.is_empty()).await;
+    assert!(world.effects(id).await.is_empty());
 }
 
 /// The server stops when told to, and finishes the answer that is due.

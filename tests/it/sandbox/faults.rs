@@ -80,12 +80,16 @@ async fn delayed_answer_applies_at_once_and_answers_late() {
 #[tokio::test]
 async fn the_work_goes_on_when_the_caller_hangs_up() {
     let world = World::start().await;
-    let id = strike(&world, json!({ "fault": "delayed_answer", "delay_ms": 60_000 })).await;
+    let id = strike(&world, json!({ "fault": "delayed_answer", "delay_ms": 1_000 })).await;
     let body = json!({ "amount": AMOUNT }).to_string();
     let request = world.authorized(Method::POST, &format!("/v1/transactions/{id}/capture"));
     let request = request.timeout(Duration::from_millis(500)).body(body);
     assert!(send(request).await.unwrap_err().is_timeout());
-    world.eventually("the effect", async |world| world.ledger(&id).await == captured(AMOUNT)).await;
+    assert_eq!(world.requests(&id).await[0]["status"], Value::Null);
+    world
+        .eventually("the end of the work", async |world| world.requests(&id).await[0]["status"] == 200)
+        .await;
+    assert_eq!(world.ledger(&id).await, captured(AMOUNT));
 }
 
 /// The request is on its way when the caller is answered; it arrives later.
