@@ -4,10 +4,20 @@
 //! admin API under `/sandbox/v1/` that makes transactions, asks for faults and tells the truth about what moved. It
 //! shares no code with the rest of the crate, so that a mistake in one is not repeated in the other.
 //!
-//! A request on the PSP's side passes, top to bottom: [`server`] and `line` (the connection, which can be cut at a
+//! A request on the PSP's side passes, top to bottom: `server` and `line` (the connection, which can be cut at a
 //! chosen byte), `psp` (routes, stages, faults), `token` (who asks), `ledger` (guards, effects, events), `deliver`
 //! (the answer, or what becomes of it). Facts are cited from the project's notes as `[D n]`; a citation of section
 //! 12 marks an assumption about something that Dintero does not document.
+//!
+//! ```no_run
+//! # async fn start(shutdown: impl Future<Output = ()> + Send) -> std::io::Result<()> {
+//! use payops::sandbox::{Sandbox, Settings};
+//!
+//! let sandbox = Sandbox::bind(Settings::default()).await?; // 127.0.0.1, a free port
+//! println!("http://{}", sandbox.local_addr());
+//! sandbox.serve(shutdown).await // until `shutdown` is ready
+//! # }
+//! ```
 
 mod admin;
 mod deliver;

@@ -54,7 +54,6 @@ pub async fn serve(
     Extension(connection): Extension<Connection>,
     request: Request<Body>,
 ) -> Response {
-    connection.mend();
     let work = tokio::spawn(async move { answer(&state, &connection, request).await });
     work.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }

@@ -66,6 +66,7 @@ async fn connection(
     let Ok(line) = Line::new(stream) else { return };
     let handle = line.connection();
     let service = service_fn(move |mut request: Request<Incoming>| {
+        handle.mend(); // a cut beyond the end of one answer is not meant for the next
         request.extensions_mut().insert(handle.clone());
         router.clone().oneshot(request.map(Body::new))
     });

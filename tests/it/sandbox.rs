@@ -6,7 +6,9 @@
 pub mod world;
 
 mod admin;
+mod docs;
 mod faults;
+mod misapplied;
 mod operations;
 mod products;
 mod reading;

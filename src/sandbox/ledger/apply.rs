@@ -175,30 +175,37 @@ impl Ledger {
         outcome: Outcome,
         now: Timestamp,
     ) -> Result<usize, Refusal> {
-        let repeats = self.behaviour.completion_repeats_reference;
-        let open = &mut self.get_mut(transaction)?.open;
-        let chosen = |candidate: &Open| request_id.is_none_or(|id| candidate.request_id == id);
-        let ending: Vec<Open> = open.extract_if(.., |candidate| chosen(candidate)).collect();
-        for ended in &ending {
-            let reference = self.reference(&ended.order).filter(|_| repeats); // [D 12 #12]
-            let correlation = Some(ended.request_id.as_str());
-            match outcome {
-                Outcome::Done => {
-                    self.apply(&ended.order, ended.amount, reference, correlation, now)?;
-                }
-                Outcome::Failed => {
-                    let request_id = self.random_uuid();
-                    let note = Note {
-                        correlation,
-                        error: Some(Failure::timed_out().error()),
-                        ..Note::of(ended.order.kind.event(), ended.amount, &request_id, reference)
-                    };
-                    self.append(&ended.order, Note { success: false, ..note }, now)?;
-                }
-                Outcome::Never => (),
+        let open = &self.get(transaction)?.open;
+        let chosen = open.iter().filter(|open| request_id.is_none_or(|id| open.request_id == id));
+        let ids: Vec<String> = chosen.map(|open| open.request_id.clone()).collect();
+        for id in &ids {
+            // One by one: what is still open stays set aside while this one takes effect.
+            let open = &mut self.get_mut(transaction)?.open;
+            if let Some(place) = open.iter().position(|open| open.request_id == *id) {
+                let ended = open.remove(place);
+                self.end(&ended, outcome, now)?;
             }
         }
-        Ok(ending.len())
+        Ok(ids.len())
+    }
+
+    fn end(&mut self, open: &Open, outcome: Outcome, now: Timestamp) -> Result<(), Refusal> {
+        let repeats = self.behaviour.completion_repeats_reference;
+        let reference = self.reference(&open.order).filter(|_| repeats); // [D 12 #12]
+        let correlation = Some(open.request_id.as_str());
+        match outcome {
+            Outcome::Done => self.apply(&open.order, open.amount, reference, correlation, now).map(drop),
+            Outcome::Failed => {
+                let request_id = self.random_uuid();
+                let note = Note {
+                    correlation,
+                    error: Some(Failure::timed_out().error()),
+                    ..Note::of(open.order.kind.event(), open.amount, &request_id, reference)
+                };
+                self.append(&open.order, Note { success: false, ..note }, now).map(drop)
+            }
+            Outcome::Never => Ok(()),
+        }
     }
 
     fn accept(

@@ -124,6 +124,7 @@ fn lines(transaction: &Transaction, order: &Order) -> Result<(), String> {
 
 impl Transaction {
     fn authorization_is_gone(&self) -> bool {
-        self.released > 0 || (self.capturable() <= 0 && self.opening.amount > 0)
+        let final_capture_is_open = self.open.iter().any(|open| open.order.final_capture);
+        self.released > 0 || final_capture_is_open || (self.capturable() <= 0 && self.opening.amount > 0)
     }
 }

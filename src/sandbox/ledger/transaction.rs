@@ -244,9 +244,10 @@ impl Transaction {
         derive(opening.blocked.as_deref(), sums, 0, opening.captured > 0)
     }
 
-    /// Minor units that a capture may still take; accepted captures are set aside.
+    /// Minor units that a capture may still take; accepted captures and voids are set aside.
     pub fn capturable(&self) -> i64 {
-        self.opening.amount - self.captured - self.released - self.held(Kind::Capture)
+        let held = self.held(Kind::Capture) + self.held(Kind::Void);
+        self.opening.amount - self.captured - self.released - held
     }
 
     /// Minor units that a refund may still give back; accepted refunds are set aside.

@@ -120,7 +120,7 @@ async fn an_event_without_a_reference_gets_the_sessions_default() {
     assert_eq!(world.effects(&id).await[0]["reference"], Value::Null, "the ledger keeps what was sent");
 }
 
-/// [D 3.3]: void takes no body and ends in AUTHORIZATION_VOIDED; [D 12 #27]: a second one is refused.
+/// [D 3.3]: void takes no body and ends in `AUTHORIZATION_VOIDED`; [D 12 #27]: a second one is refused.
 #[tokio::test]
 async fn a_void_releases_the_authorization_once() {
     let world = World::start().await;

@@ -36,7 +36,7 @@ async fn a_released_rest_counts_as_captured_when_told_so() {
     assert_eq!(world.refund(&id, 10_000).await.expect(200).json()["status"], "REFUNDED");
 }
 
-/// [D 3.1]: `final_capture` voids the rest, for dintero_psp.
+/// [D 3.1]: `final_capture` voids the rest, for `dintero_psp`.
 #[tokio::test]
 async fn a_final_capture_voids_the_rest() {
     let world = World::start().await;

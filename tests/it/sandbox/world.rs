@@ -166,11 +166,6 @@ impl World {
         self.make(json!({ "payment_product_type": product_type, "items": chair_and_shipping() })).await
     }
 
-    /// A fully captured card payment.
-    pub async fn captured(&self) -> String {
-        self.make(json!({ "amount": AMOUNT, "status": "CAPTURED" })).await
-    }
-
     pub async fn fault(&self, body: Value) {
         self.admin(Method::POST, "/faults", body).await.expect(201);
     }
