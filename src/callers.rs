@@ -140,8 +140,13 @@ pub fn new_token() -> Result<(String, String), getrandom::Error> {
     let mut random = [0; TOKEN_RANDOM_BYTES];
     getrandom::fill(&mut random)?;
     let token = format!("{TOKEN_PREFIX}{}", to_hex(&random));
-    let sha256 = to_hex(&hash(&token));
+    let sha256 = token_hash(&token);
     Ok((token, sha256))
+}
+
+/// What the callers file holds of a token: its SHA-256 in hexadecimal.
+pub fn token_hash(token: &str) -> String {
+    to_hex(&hash(token))
 }
 
 fn hash(token: &str) -> Hash {

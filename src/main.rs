@@ -14,7 +14,6 @@ use payops::{
     sandbox::{self, DEMO_TRANSACTIONS, Sandbox},
     telemetry,
 };
-use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +56,7 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// The configuration file (or PAYOPS_CONFIG)
+    /// The configuration file (or `PAYOPS_CONFIG`)
     #[arg(long, conflicts_with = "sandbox")]
     config: Option<PathBuf>,
     /// Serve with an embedded simulated Dintero and a journal that is thrown away: needs no account
@@ -75,7 +74,7 @@ struct Serve {
 enum ConfigCommand {
     /// Check everything and show what is in force; secrets are not shown
     Check {
-        /// The configuration file (or PAYOPS_CONFIG)
+        /// The configuration file (or `PAYOPS_CONFIG`)
         #[arg(long)]
         config: Option<PathBuf>,
     },
@@ -157,7 +156,7 @@ async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result
     let simulator = Sandbox::bind(settings).await.map_err(|error| cannot_listen(sandbox_listen, &error))?;
     let config = Config::sandbox(listen, simulator.local_addr(), &directory.0);
     telemetry::start(&config.log);
-    let hash = Sha256::digest(SANDBOX_TOKEN).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hash = payops::callers::token_hash(SANDBOX_TOKEN);
     let callers = format!("[[caller]]\nname = \"sandbox\"\ntoken_sha256 = [\"{hash}\"]\n");
     std::fs::write(&config.callers.file, callers).map_err(|error| unavailable(&error))?;
     let listener = bind(listen).await?;

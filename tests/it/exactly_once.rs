@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use payops::grpc::pb::OperationState::{Declined, InDoubt, InReview, Pending, Released, Started, Succeeded};
+use payops::sandbox::Settings;
 use serde_json::json;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
+use crate::sandbox::world::World;
 use crate::support::{TestApp, capture, eventually, line, outcome, refund};
 
 const AMOUNT: i64 = 29_990;
@@ -110,10 +112,11 @@ async fn a_caller_that_hangs_up_stops_nothing_and_its_key_has_the_answer() {
     let app = TestApp::start().await;
     let orders = app.orders().await;
     let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 400})).await;
-    let call = orders.capture("k", &card, AMOUNT);
-    let hung_up = tokio::time::timeout(Duration::from_millis(100), call).await;
-    assert!(hung_up.is_err(), "hung up in the middle");
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 1_000})).await;
+    tokio::select! {
+        answer = orders.capture("k", &card, AMOUNT) => panic!("answered before the hang-up: {answer:?}"),
+        () = eventually("the call is under way", async || orders.operation("k").await.is_ok()) => {}
+    }
     let done = orders.settled("k", Succeeded).await;
     assert_eq!(done.attempt, 1);
     assert_eq!(orders.capture("k", &card, AMOUNT).await.unwrap().operation, done);
@@ -124,23 +127,31 @@ async fn a_caller_that_hangs_up_stops_nothing_and_its_key_has_the_answer() {
 async fn a_connection_that_drops_stops_nothing() {
     let app = TestApp::start().await;
     let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 400})).await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 1_000})).await;
     // A runtime of its own: when it ends, the socket is closed under the call.
     let (token, address, id) = (app.orders().await.token, app.address, card.clone());
+    let (cut, told) = tokio::sync::oneshot::channel::<()>();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
-            let client = payops::grpc::pb::payment_operations_service_client::PaymentOperationsServiceClient::new(
-                channel.connect().await.unwrap(),
-            );
+            let client =
+                payops::grpc::pb::payment_operations_service_client::PaymentOperationsServiceClient::new(
+                    channel.connect().await.unwrap(),
+                );
             let caller = crate::support::Caller { token, client };
-            drop(tokio::time::timeout(Duration::from_millis(150), caller.capture("k", &id, AMOUNT)).await);
+            tokio::select! {
+                answer = caller.capture("k", &id, AMOUNT) => panic!("answered before the cut: {answer:?}"),
+                _ = told => {}
+            }
         });
         runtime.shutdown_background();
     });
+    let orders = app.orders().await;
+    eventually("the call is under way", async || orders.operation("k").await.is_ok()).await;
+    cut.send(()).unwrap();
     thread.join().unwrap();
-    app.orders().await.settled("k", Succeeded).await;
+    orders.settled("k", Succeeded).await;
     assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
 }
 
@@ -224,7 +235,8 @@ async fn a_retry_of_a_key_in_doubt_is_answered_by_one_read_at_once() {
 
 #[tokio::test]
 async fn a_request_that_was_lost_stays_in_doubt_until_its_token_is_dead_and_may_then_run_again() {
-    let app = TestApp::start_with(|config| {
+    let short = Settings { token_life: Duration::from_secs(3), ..Settings::default() };
+    let app = TestApp::start_in(World::start_with(short).await, |config| {
         config.exactly_once.token_life_min = Duration::from_secs(1);
         config.psp.attempt_timeout = Duration::from_millis(500);
         config.exactly_once.send_window = Duration::from_millis(400);
@@ -234,25 +246,16 @@ async fn a_request_that_was_lost_stays_in_doubt_until_its_token_is_dead_and_may_
         config.read_back.then_every = Duration::from_millis(100);
     })
     .await;
-    let settings = json!({"token_life_seconds": 2});
-    app.world.admin(reqwest::Method::PUT, "/settings", settings).await.expect(200);
-    app.world.admin(reqwest::Method::POST, "/tokens/expire", json!({})).await.expect(200);
     let orders = app.orders().await;
     let card = app.world.card().await;
     app.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
     let started = std::time::Instant::now();
     let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
     assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
-    let mut reads = 0;
-    eventually("the token is dead and reads are empty", async || {
-        // A caller that insists changes nothing about it, and nothing is sent.
-        if let Err(refused) = orders.operation("k").await { panic!("{refused:?}") }
-        reads += 1;
-        orders.operation("k").await.unwrap().state() == Released
-    })
-    .await;
-    assert!(started.elapsed() >= Duration::from_secs(2), "not before the token had expired");
-    assert_eq!(app.moved(&card).await, []);
+    orders.settled("k", Released).await;
+    // A token is sent with at least a second left of its life.
+    assert!(started.elapsed() >= Duration::from_millis(1_400), "not before the token had expired");
+    assert_eq!((app.moved(&card).await, app.posts(&card).await), (vec![], 1));
     let done = orders.capture("k", &card, AMOUNT).await.unwrap();
     assert_eq!((done.operation.state(), done.operation.attempt), (Succeeded, 2));
     assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
@@ -453,14 +456,26 @@ async fn an_accepted_refund_is_pending_and_then_done() {
 }
 
 #[tokio::test]
-async fn an_accepted_refund_that_fails_is_declined() {
-    let app = TestApp::start().await;
+async fn an_accepted_refund_that_fails_unclearly_is_believed_only_after_a_time_and_equal_reads() {
+    let app = TestApp::start_with(|config| {
+        config.exactly_once.failed_event_settles_after = Duration::from_millis(600);
+        config.read_back.then_every = Duration::from_millis(200);
+    })
+    .await;
     let orders = app.orders().await;
     let swish = "T12345678.demoSwish0000000000001";
+    // "Operation timed out": it may have happened all the same [D 5.1].
     let fault = json!({
-        "operation": "refund", "fault": "accepted_then", "outcome": "failed", "delay_ms": 200
+        "operation": "refund", "fault": "accepted_then", "outcome": "failed", "delay_ms": 100
     });
     app.world.fault(fault).await;
+    let mut message = refund(swish, 1_000);
+    message.r#async = true;
+    let pending = orders.refund_with("k", message).await.unwrap().operation;
+    assert_eq!(pending.state(), Pending);
+    let ended = std::time::Instant::now();
+    let declined = orders.settled("k", Declined).await;
+    assert!(ended.elapsed() >= Duration::from_millis(600), "believed at once: {declined:?}");
     let refused = orders.refund("k", swish, 1_000).await.unwrap_err();
     assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DECLINED"));
     assert_eq!(app.moved(swish).await.iter().filter(|(kind, _)| kind == "refund").count(), 0);
@@ -483,13 +498,13 @@ async fn a_void_that_was_done_already_is_a_success_and_sends_nothing() {
 #[tokio::test]
 async fn a_watcher_sees_the_start_the_doubt_and_the_end() {
     let app = TestApp::start_with(|config| {
-        config.read_back.schedule = vec![Duration::from_millis(400)];
+        config.psp.attempt_timeout = Duration::from_millis(500);
+        config.read_back.schedule = vec![Duration::from_millis(500)];
     })
     .await;
     let orders = app.orders().await;
     let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 300})).await;
-    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
+    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 10_000})).await;
     let (caller, id) = (orders.clone(), card.clone());
     let call = tokio::spawn(async move { caller.capture("k", &id, AMOUNT).await });
     eventually("the operation is recorded", async || orders.operation("k").await.is_ok()).await;

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod bad_input;
 mod config;
 mod exactly_once;
 mod money;

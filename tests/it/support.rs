@@ -1,14 +1,13 @@
 //! A boundary of one's own in front of a sandbox of one's own, and callers
 //! that act through the public API.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use payops::{
     app,
     config::Config,
     grpc::pb::{self, payment_operations_service_client::PaymentOperationsServiceClient},
 };
-use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -28,7 +27,8 @@ pub struct TestApp {
     pub config: Config,
     stop: CancellationToken,
     server: Option<JoinHandle<Result<(), app::Error>>>,
-    directory: tempfile::TempDir,
+    /// Journal and callers file; ends with the test.
+    _directory: tempfile::TempDir,
 }
 
 /// A caller with its token.
@@ -39,7 +39,7 @@ pub struct Caller {
 }
 
 /// What came of a money call.
-pub type Outcome = Result<Answered, Refused>;
+pub type Outcome = Result<Answered, Box<Refused>>;
 
 /// An OK answer with its metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,11 +63,15 @@ impl TestApp {
 
     /// Like the sandbox of the command line, but quick to read back.
     pub async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        let world = World::start().await;
+        Self::start_in(World::start().await, adjust).await
+    }
+
+    /// In front of a sandbox that was made for the test.
+    pub async fn start_in(world: World, adjust: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let callers = directory.path().join("callers.toml");
         let entries = ["orders", "returns"].map(|name| {
-            let hash = hex(&Sha256::digest(format!("token-of-{name}")));
+            let hash = payops::callers::token_hash(&format!("token-of-{name}"));
             format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\n")
         });
         std::fs::write(&callers, entries.concat()).unwrap();
@@ -82,7 +86,7 @@ impl TestApp {
             config,
             stop: CancellationToken::new(),
             server: None,
-            directory,
+            _directory: directory,
         };
         app.serve().await;
         app
@@ -94,7 +98,7 @@ impl TestApp {
         self.stop = CancellationToken::new();
         let (config, stop) = (self.config.clone(), self.stop.clone());
         self.server = Some(tokio::spawn(async move { app::serve(&config, listener, stop).await }));
-        let mut health = self.health().await;
+        let mut health = self.health();
         eventually("the boundary is ready", async || {
             let request = pb::health::HealthCheckRequest { service: SERVICE.to_owned() };
             health.check(request).await.is_ok_and(|answer| answer.get_ref().status == 1)
@@ -129,15 +133,11 @@ impl TestApp {
         self.serve().await;
     }
 
-    pub fn directory(&self) -> PathBuf {
-        self.directory.path().to_owned()
-    }
-
     pub async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
-    pub async fn health(&self) -> pb::health::health_client::HealthClient<Channel> {
+    pub fn health(&self) -> pb::health::health_client::HealthClient<Channel> {
         let lazy = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
         pb::health::health_client::HealthClient::new(lazy)
     }
@@ -217,30 +217,33 @@ impl Caller {
         outcome(answer, |message| message.operation)
     }
 
-    pub async fn transaction(&self, id: &str) -> Result<pb::Transaction, Refused> {
+    pub async fn transaction(&self, id: &str) -> Result<pb::Transaction, Box<Refused>> {
         let message = pb::GetTransactionRequest { transaction_id: id.to_owned() };
         let answer = self.client.clone().get_transaction(self.request(message)).await;
         Ok(answer.map_err(refused)?.into_inner().transaction.unwrap())
     }
 
     /// The operation of one of this caller's keys.
-    pub async fn operation(&self, key: &str) -> Result<pb::Operation, Refused> {
+    pub async fn operation(&self, key: &str) -> Result<pb::Operation, Box<Refused>> {
         let name = pb::get_operation_request::Name::IdempotencyKey(key.to_owned());
         self.named(name).await
     }
 
-    pub async fn operation_by_id(&self, id: &str) -> Result<pb::Operation, Refused> {
+    pub async fn operation_by_id(&self, id: &str) -> Result<pb::Operation, Box<Refused>> {
         let name = pb::get_operation_request::Name::OperationId(id.to_owned());
         self.named(name).await
     }
 
-    async fn named(&self, name: pb::get_operation_request::Name) -> Result<pb::Operation, Refused> {
+    async fn named(&self, name: pb::get_operation_request::Name) -> Result<pb::Operation, Box<Refused>> {
         let message = pb::GetOperationRequest { name: Some(name) };
         let answer = self.client.clone().get_operation(self.request(message)).await;
         Ok(answer.map_err(refused)?.into_inner().operation.unwrap())
     }
 
-    pub async fn watch(&self, key: &str) -> Result<tonic::Streaming<pb::WatchOperationResponse>, Refused> {
+    pub async fn watch(
+        &self,
+        key: &str,
+    ) -> Result<tonic::Streaming<pb::WatchOperationResponse>, Box<Refused>> {
         let name = pb::watch_operation_request::Name::IdempotencyKey(key.to_owned());
         let message = pb::WatchOperationRequest { name: Some(name) };
         let answer = self.client.clone().watch_operation(self.request(message)).await;
@@ -306,8 +309,8 @@ pub fn outcome<M>(
     Ok(Answered { operation: operation(answer.into_inner()).unwrap(), replayed })
 }
 
-pub fn refused(status: Status) -> Refused {
-    Refused { code: status.code(), details: status.get_error_details(), status }
+pub fn refused(status: Status) -> Box<Refused> {
+    Box::new(Refused { code: status.code(), details: status.get_error_details(), status })
 }
 
 /// Waits until `condition` holds.
@@ -318,8 +321,4 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         }
     });
     waited.await.unwrap_or_else(|_| panic!("{what}: did not come about"));
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
