@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use payops::{
     app,
+    callers::CallersFile,
     config::{self, Config, Mistakes},
     sandbox::{self, DEMO_TRANSACTIONS, Sandbox},
     telemetry,
@@ -118,6 +119,7 @@ fn run(command: Command) -> Result<(), Failed> {
         Command::Sandbox { listen, seed } => wait_for(sandbox(listen, seed)),
         Command::Config(ConfigCommand::Check { config }) => {
             let config = Config::from_path(config.as_deref(), std::env::vars())?;
+            CallersFile::open(&config.callers.file)?;
             print(&table(&config))
         }
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),

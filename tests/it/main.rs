@@ -15,7 +15,10 @@ mod support;
 
 mod bad_input;
 mod config;
+mod contract;
 mod exactly_once;
 mod money;
+mod process;
 mod readme;
 mod sandbox;
+mod serving;

@@ -68,6 +68,19 @@ impl TestApp {
 
     /// In front of a sandbox that was made for the test.
     pub async fn start_in(world: World, adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut app = Self::make(world, adjust);
+        app.serve().await;
+        app
+    }
+
+    /// Does not wait for a readiness that may never come.
+    pub async fn start_unready(adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut app = Self::make(World::start().await, adjust);
+        app.begin_serving().await;
+        app
+    }
+
+    fn make(world: World, adjust: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let callers = directory.path().join("callers.toml");
         let entries = ["orders", "returns"].map(|name| {
@@ -80,30 +93,32 @@ impl TestApp {
         config.read_back.schedule = [20, 50, 100, 200].map(Duration::from_millis).to_vec();
         config.read_back.then_every = Duration::from_millis(500);
         adjust(&mut config);
-        let mut app = Self {
+        Self {
             world,
             address: "127.0.0.1:0".parse().unwrap(),
             config,
             stop: CancellationToken::new(),
             server: None,
             _directory: directory,
-        };
-        app.serve().await;
-        app
+        }
     }
 
     async fn serve(&mut self) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.address = listener.local_addr().unwrap();
-        self.stop = CancellationToken::new();
-        let (config, stop) = (self.config.clone(), self.stop.clone());
-        self.server = Some(tokio::spawn(async move { app::serve(&config, listener, stop).await }));
+        self.begin_serving().await;
         let mut health = self.health();
         eventually("the boundary is ready", async || {
             let request = pb::health::HealthCheckRequest { service: SERVICE.to_owned() };
             health.check(request).await.is_ok_and(|answer| answer.get_ref().status == 1)
         })
         .await;
+    }
+
+    async fn begin_serving(&mut self) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        self.stop = CancellationToken::new();
+        let (config, stop) = (self.config.clone(), self.stop.clone());
+        self.server = Some(tokio::spawn(async move { app::serve(&config, listener, stop).await }));
     }
 
     /// Drains, as SIGTERM does.

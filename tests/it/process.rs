@@ -1,0 +1,339 @@
+//! The program itself: the process that is started, killed, stopped and given wrong arguments.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use payops::grpc::pb::{self, OperationState::Succeeded, health, health::health_client::HealthClient};
+use serde_json::json;
+use tokio::process::{Child, Command};
+use tokio_stream::StreamExt as _;
+use tonic::{Code, transport::Channel};
+
+use crate::sandbox::world::World;
+use crate::support::{Caller, SERVICE, eventually};
+
+const PAYOPS: &str = env!("CARGO_BIN_EXE_payops");
+const TOKEN: &str = "token-of-orders";
+const AMOUNT: i64 = 29_990;
+
+/// A folder with everything that a process needs, and a PSP that outlives it.
+struct Place {
+    world: World,
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let world = World::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let place = Self { world, folder, address: free_address() };
+        let hash = payops::callers::token_hash(TOKEN);
+        place.write("callers.toml", &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n"));
+        place.write("client_id", "sandbox-client");
+        place.write("client_secret", "sandbox-secret\n");
+        let base = &place.world.base;
+        place.write(
+            "payops.toml",
+            &format!(
+                "[server]\nlisten = \"{}\"\n[callers]\nfile = \"callers.toml\"\n\
+                 [journal]\ndirectory = \"journal\"\n\
+                 [psp]\nbase_url = \"{base}\"\ntoken_base_url = \"{base}\"\n\
+                 [[account]]\nid = \"T12345678\"\nclient_id_file = \"client_id\"\n\
+                 client_secret_file = \"client_secret\"\n",
+                place.address
+            ),
+        );
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Starts the boundary and waits until it serves.
+    async fn serve(&self) -> Child {
+        let child = payops(&["serve", "--config", self.path("payops.toml").to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(fs::File::options().create(true).append(true).open(self.path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        eventually("the boundary serves", async || self.health().await == Some(1)).await;
+        child
+    }
+
+    async fn health(&self) -> Option<i32> {
+        let request = health::HealthCheckRequest { service: SERVICE.to_owned() };
+        let answer = HealthClient::new(self.channel()).check(request).await;
+        answer.ok().map(|answer| answer.get_ref().status)
+    }
+
+    fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
+    }
+
+    fn orders(&self) -> Caller {
+        let client =
+            pb::payment_operations_service_client::PaymentOperationsServiceClient::new(self.channel());
+        Caller { token: TOKEN.to_owned(), client }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+}
+
+fn payops(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PAYOPS);
+    // Only what the test gives: a variable of the machine is no setting.
+    command.args(arguments).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(arguments: &[&str]) -> Output {
+    let output = payops(arguments).output();
+    tokio::time::timeout(Duration::from_secs(20), output).await.expect("it ends by itself").unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let id = i32::try_from(child.id().expect("it runs")).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
+}
+
+async fn ended(child: &mut Child) -> ExitStatus {
+    tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").unwrap()
+}
+
+/// The money moved, the process was killed before it heard so: the next one finds out, and moves nothing.
+#[tokio::test]
+async fn a_process_killed_between_send_and_answer_loses_nothing_and_repeats_nothing() {
+    let place = Place::new().await;
+    let mut first_life = place.serve().await;
+    let card = place.world.card().await;
+    place.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 60_000})).await;
+    let (orders, id) = (place.orders(), card.clone());
+    let cut_off = tokio::spawn(async move { orders.capture("k", &id, AMOUNT).await });
+    place.world.eventually("the money moved", async |world| !world.ledger(&card).await.is_empty()).await;
+    first_life.kill().await.unwrap();
+    cut_off.await.unwrap().unwrap_err();
+
+    let _second_life = place.serve().await;
+    let answer = place.orders().capture("k", &card, AMOUNT).await.unwrap();
+    assert_eq!((answer.operation.state(), answer.operation.attempt), (Succeeded, 1));
+    assert!(answer.replayed);
+    let moved = place.world.ledger(&card).await;
+    assert_eq!(moved, [("capture".to_owned(), AMOUNT, "api".to_owned())]);
+    let requests = place.world.requests(&card).await;
+    assert_eq!(requests.iter().filter(|request| request["method"] == "POST").count(), 1);
+}
+
+/// Nothing is known of the request: the key and the transaction stay reserved in the next life too.
+#[tokio::test]
+async fn a_process_killed_before_anything_moved_never_sends_on_a_guess() {
+    let place = Place::new().await;
+    let mut first_life = place.serve().await;
+    let card = place.world.card().await;
+    // The request waits somewhere on the way for longer than the process lives.
+    let fault = json!({"operation": "capture", "fault": "delayed_application", "delay_ms": 3_000});
+    place.world.fault(fault).await;
+    let unknown = place.orders().capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
+    first_life.kill().await.unwrap();
+
+    let _second_life = place.serve().await;
+    let orders = place.orders();
+    let still = orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    assert_eq!((still.code, still.reason()), (Code::Aborted, "OUTCOME_UNKNOWN"));
+    let busy = orders.capture("other", &card, 1).await.unwrap_err();
+    assert_eq!(busy.reason(), "TRANSACTION_BUSY");
+    // It arrives at last, and is found.
+    let answer = orders.settled("k", Succeeded).await;
+    assert_eq!(answer.attempt, 1);
+    assert_eq!(place.world.ledger(&card).await.len(), 1);
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_under_way_and_exits_with_zero() {
+    let place = Place::new().await;
+    let mut life = place.serve().await;
+    let card = place.world.card().await;
+    let mut health = HealthClient::new(place.channel());
+    let request = health::HealthCheckRequest { service: SERVICE.to_owned() };
+    let mut watched = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(watched.next().await.unwrap().unwrap().status, 1);
+    place.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 1_500})).await;
+    let (orders, id) = (place.orders(), card.clone());
+    let running = tokio::spawn(async move { orders.capture("k", &id, AMOUNT).await });
+    place.world.eventually("the money moved", async |world| !world.ledger(&card).await.is_empty()).await;
+
+    signal(&life, rustix::process::Signal::TERM);
+    // Not ready is told before the end, to those who watch.
+    assert_eq!(watched.next().await.unwrap().unwrap().status, 2);
+    // No new connection is taken, and the call under way gets its answer.
+    eventually("the port is closed", async || tokio::net::TcpStream::connect(place.address).await.is_err())
+        .await;
+    assert_eq!(running.await.unwrap().unwrap().operation.state(), Succeeded);
+    assert_eq!(ended(&mut life).await.code(), Some(0), "{}", place.log());
+    assert!(place.log().contains("stopped"), "{}", place.log());
+}
+
+#[tokio::test]
+async fn open_streams_do_not_keep_the_process_from_ending() {
+    let place = Place::new().await;
+    let mut life = place.serve().await;
+    let card = place.world.card().await;
+    let orders = place.orders();
+    place.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
+    orders.capture("k", &card, AMOUNT).await.unwrap_err();
+    let mut operation = orders.watch("k").await.unwrap();
+    operation.next().await.unwrap().unwrap();
+    let mut health = HealthClient::new(place.channel());
+    let stranger = health::HealthCheckRequest { service: "no.such.Service".to_owned() };
+    let mut watched = health.watch(stranger).await.unwrap().into_inner();
+    assert_eq!(watched.next().await.unwrap().unwrap().status, 3, "SERVICE_UNKNOWN, and the stream stays");
+    signal(&life, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut life).await.code(), Some(0), "{}", place.log());
+}
+
+#[tokio::test]
+async fn one_journal_has_one_process() {
+    let place = Place::new().await;
+    let _first = place.serve().await;
+    let other = free_address();
+    let text_of_config = fs::read_to_string(place.path("payops.toml")).unwrap();
+    place.write("other.toml", &text_of_config.replace(&place.address.to_string(), &other.to_string()));
+    let second = run(&["serve", "--config", place.path("other.toml").to_str().unwrap()]).await;
+    assert_eq!(second.status.code(), Some(69));
+    assert!(text(&second.stderr).contains("another process uses"), "{}", text(&second.stderr));
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named() {
+    let place = Place::new().await;
+    let _taken = std::net::TcpListener::bind(place.address).unwrap();
+    let refused = run(&["serve", "--config", place.path("payops.toml").to_str().unwrap()]).await;
+    assert_eq!(refused.status.code(), Some(69));
+    let told = text(&refused.stderr);
+    assert!(told.contains(&format!("cannot listen on {}", place.address)), "{told}");
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_told_in_full_and_ends_with_78() {
+    let place = Place::new().await;
+    place.write(
+        "payops.toml",
+        "[server]\nlisten = \"here\"\ncolour = \"red\"\n[psp]\nattempt_timeout = \"1h\"\n",
+    );
+    let config = place.path("payops.toml");
+    for command in [&["serve", "--config"][..], &["config", "check", "--config"]] {
+        let refused = run(&[command, &[config.to_str().unwrap()]].concat()).await;
+        let told = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{told}");
+        let keys = [
+            "server.listen",
+            "server.colour",
+            "psp.attempt_timeout",
+            "callers.file",
+            "journal.directory",
+            "account",
+        ];
+        for key in keys {
+            assert!(told.contains(&format!("{key}: ")), "{key} is not told:\n{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_callers_file_is_told_by_the_check_and_at_start() {
+    let place = Place::new().await;
+    place.write("callers.toml", "[[caller]]\nname = \"Orders!\"\ntoken_sha256 = [\"abc\"]\n");
+    let config = place.path("payops.toml");
+    for command in [&["serve", "--config"][..], &["config", "check", "--config"]] {
+        let refused = run(&[command, &[config.to_str().unwrap()]].concat()).await;
+        let told = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{told}");
+        assert!(told.contains("caller[0].name: ") && told.contains("caller[0].token_sha256[0]: "), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn the_check_of_a_good_configuration_shows_every_key_and_no_secret() {
+    let place = Place::new().await;
+    let shown = run(&["config", "check", "--config", place.path("payops.toml").to_str().unwrap()]).await;
+    let told = text(&shown.stdout);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    assert!(told.contains("exactly_once.send_window") && told.contains("2s"), "{told}");
+    assert!(!told.contains("sandbox-secret") && !told.contains("sandbox-client"), "{told}");
+}
+
+#[tokio::test]
+async fn no_argument_and_wrong_ones_help() {
+    let nothing = run(&[]).await;
+    assert_eq!(nothing.status.code(), Some(2));
+    let told = text(&nothing.stderr);
+    assert!(told.contains("Usage: payops") && told.contains("Try it: payops serve --sandbox"), "{told}");
+    let misspelt = run(&["serv"]).await;
+    assert_eq!(misspelt.status.code(), Some(2));
+    assert!(text(&misspelt.stderr).contains("'serve'"), "{}", text(&misspelt.stderr));
+    let config = run(&["serve"]).await;
+    assert_eq!(config.status.code(), Some(78));
+    assert!(text(&config.stderr).contains("callers.file: "), "{}", text(&config.stderr));
+    for (arguments, expected) in [(&["--help"][..], "Commands:"), (&["--version"], env!("CARGO_PKG_VERSION"))]
+    {
+        let told = run(arguments).await;
+        assert!(told.status.success() && text(&told.stdout).contains(expected), "{}", text(&told.stdout));
+    }
+}
+
+#[tokio::test]
+async fn a_new_token_lets_its_caller_in() {
+    let place = Place::new().await;
+    let made = run(&["token", "new", "--name", "returns"]).await;
+    let told = text(&made.stdout);
+    let (_, rest) = told.split_once("is not kept):\n").unwrap();
+    let (token, lines) = rest.split_once("\n\ncallers file:\n").unwrap();
+    let callers = fs::read_to_string(place.path("callers.toml")).unwrap();
+    place.write("callers.toml", &(callers + lines));
+    let _life = place.serve().await;
+    let returns = Caller { token: token.to_owned(), ..place.orders() };
+    returns.transaction("T12345678.demoCard00000000000001").await.unwrap();
+    assert!(!place.log().contains(token), "a token is in the log");
+    let wrong = run(&["token", "new", "--name", "Not a name"]).await;
+    assert_eq!(wrong.status.code(), Some(78));
+}
+
+/// A change of the callers file takes effect without a restart; a wrong one is refused and the old stays.
+#[tokio::test]
+async fn callers_change_without_a_restart() {
+    let place = Place::new().await;
+    let _life = place.serve().await;
+    let new = Caller { token: "another-token".to_owned(), ..place.orders() };
+    let demo = "T12345678.demoCard00000000000001";
+    assert_eq!(new.transaction(demo).await.unwrap_err().reason(), "CREDENTIALS_INVALID");
+    let hash = payops::callers::token_hash("another-token");
+    place.write("callers.toml", &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n"));
+    eventually("the new token is known", async || new.transaction(demo).await.is_ok()).await;
+    assert_eq!(place.orders().transaction(demo).await.unwrap_err().reason(), "CREDENTIALS_INVALID");
+    place.write("callers.toml", "[[caller]]\nname = 7\n");
+    eventually("the refusal is logged", async || place.log().contains("the new callers file is refused"))
+        .await;
+    new.transaction(demo).await.unwrap();
+}
