@@ -22,3 +22,4 @@ mod process;
 mod readme;
 mod sandbox;
 mod serving;
+mod tls;

@@ -11,11 +11,19 @@
 //! …
 //! ```
 //!
-//! In the output `…` stands for any characters of a line, and a line of only `…` for any lines. All commands of a
+//! A command goes on in the next line after a backslash and within single quotes. In the output `…` stands for any characters of a line, and a line of only `…` for any lines. All commands of a
 //! document run in one bash, in order, so that variables and folders last. A command that fails must show it: one
 //! without output has to succeed.
 
-use std::{fmt::Write as _, fs, process::Command};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
 
 /// All commands of one document together may take this long.
 const SECONDS_MAX: u32 = 120;
@@ -117,7 +125,7 @@ fn block_steps(block: &[(usize, &str)]) -> Result<Vec<Step>, String> {
     while let Some((line, text)) = lines.next() {
         if let Some(first) = text.strip_prefix("$ ") {
             let mut command = first.to_owned();
-            while command.ends_with('\\')
+            while is_open(&command)
                 && let Some((_, more)) = lines.next()
             {
                 command.push('\n');
@@ -136,6 +144,11 @@ fn block_steps(block: &[(usize, &str)]) -> Result<Vec<Step>, String> {
         }
     }
     Ok(steps)
+}
+
+/// Whether a command goes on in the next line: after a backslash, or within single quotes.
+fn is_open(command: &str) -> bool {
+    command.ends_with('\\') || command.matches('\'').count() % 2 == 1
 }
 
 /// A script that runs each command in the same shell, and ends each with the mark and its status.
@@ -223,6 +236,141 @@ fn report(step: &Step, output: &str, end: &str) -> String {
     report
 }
 
+const README: &str = include_str!("../../README.md");
+
+/// The program as the README starts it, but on ports of its own.
+#[derive(Debug)]
+struct Started {
+    child: Child,
+    /// What it prints, from the second line on.
+    printed: BufReader<ChildStdout>,
+    boundary: SocketAddr,
+    simulator: SocketAddr,
+}
+
+impl Started {
+    fn by(arguments: &str) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (boundary, simulator) = (free(), free());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_payops"))
+            .args(arguments.split_whitespace())
+            .args(["--listen", &boundary.to_string(), "--sandbox-listen", &simulator.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        // What it prints once it listens.
+        let mut line = String::new();
+        printed.read_line(&mut line).unwrap();
+        let started = Self { child, printed, boundary, simulator };
+        assert!(line.contains(&boundary.to_string()), "{line}");
+        started
+    }
+
+    /// The document with the addresses of this process.
+    fn adapt(&self, markdown: &str) -> String {
+        markdown
+            .replace("127.0.0.1:50051", &self.boundary.to_string())
+            .replace("127.0.0.1:50052", &self.simulator.to_string())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The path, with the folder in which `tests/run` keeps its tools before it.
+fn path_with_tools() -> String {
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("tools/bin");
+    format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+/// A newcomer pastes the commands of the README, from top to bottom, and sees what it shows.
+#[test]
+fn every_command_of_the_readme_prints_what_it_shows() {
+    let path = path_with_tools();
+    for tool in ["grpcurl", "curl"] {
+        let found =
+            Command::new("sh").args(["-c", &format!("command -v {tool}")]).env("PATH", &path).output();
+        assert!(found.unwrap().status.success(), "there is no {tool}: tests/run installs it");
+    }
+    // The first command, as the README has it, is the one that runs here.
+    let command = README.lines().find(|line| line.starts_with("cargo run")).unwrap();
+    let started = Started::by(command.strip_prefix("cargo run -- ").unwrap());
+    let commands = run_console_blocks(&started.adapt(README), &[("PATH".to_owned(), path)]);
+    let commands = commands.unwrap_or_else(|difference| panic!("{difference}"));
+    assert!(commands >= 12, "only {commands} commands ran");
+}
+
+/// What the program tells a newcomer to paste works, twice.
+#[test]
+fn what_the_program_says_to_paste_works() {
+    let mut started = Started::by("serve --sandbox");
+    let lines: Vec<String> = (&mut started.printed)
+        .lines()
+        .map(Result::unwrap)
+        .take_while(|line| !line.starts_with("Ctrl-C"))
+        .collect();
+    let pasted: Vec<&str> = lines.iter().map(String::as_str).filter(|line| line.starts_with("  ")).collect();
+    let script = format!("set -e\n{}\n", pasted.join("\n"));
+    for round in ["first", "second"] {
+        let done =
+            Command::new("bash").args(["-c", &script]).env("PATH", path_with_tools()).output().unwrap();
+        let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{round}: {printed}{}", String::from_utf8_lossy(&done.stderr));
+        assert!(printed.contains("OPERATION_STATE_SUCCEEDED"), "{round}: {printed}");
+        assert_eq!(printed.matches("\"kind\":\"capture\"").count(), 1, "{round}: {printed}");
+    }
+}
+
+/// Every link to a file of the project leads somewhere.
+#[test]
+fn every_link_leads_to_a_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for document in ["README.md", "CHANGELOG.md", "docs/contributing.md", "docs/sandbox.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        let folder = root.join(document).parent().unwrap().to_owned();
+        let targets =
+            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let file = target.split('#').next().unwrap();
+            assert!(folder.join(file).exists(), "{document} links to {target}");
+        }
+    }
+}
+
+/// The README's table of errors has every reason that the code can give, and no other.
+#[test]
+fn the_readmes_errors_are_those_of_the_code() {
+    let sources = [
+        include_str!("../../src/grpc/status.rs"),
+        include_str!("../../src/grpc/command.rs"),
+        include_str!("../../src/grpc/violations.rs"),
+        include_str!("../../src/payment/outcome.rs"),
+    ];
+    let is_reason = |word: &str| {
+        word.len() > 5
+            && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+            && word != "SCREAMING_SNAKE_CASE"
+    };
+    let quoted = |text: &'static str, quote: char| text.split(quote).skip(1).step_by(2);
+    let in_code: BTreeSet<&str> =
+        sources.iter().flat_map(|source| quoted(source, '"')).filter(|word| is_reason(word)).collect();
+    let table = README.split_once("| Code | Reason |").unwrap().1.split_once("\n\n").unwrap().0;
+    let in_readme: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|row| row.split('|').nth(2))
+        .flat_map(|cell| quoted(cell, '`'))
+        .filter(|word| is_reason(word))
+        .collect();
+    assert_eq!(in_readme, in_code);
+}
+
 /// A document with one console block.
 fn document(block: &str) -> String {
     format!("# Title\n\n```console\n{block}```\n")
@@ -248,8 +396,9 @@ fn a_difference_is_shown_with_its_place() {
 }
 
 #[test]
-fn a_command_goes_on_after_a_backslash() {
+fn a_command_goes_on_after_a_backslash_and_within_quotes() {
     assert_eq!(run("$ echo one \\\n    two \\\n    three\none two three\n"), Ok(1));
+    assert_eq!(run("$ echo 'one\ntwo' three\none\ntwo three\n"), Ok(1));
 }
 
 #[test]
