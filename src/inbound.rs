@@ -2,11 +2,12 @@
 //! the last of every response: what the transport itself refused is told in
 //! the same terms as everything else.
 
+mod protocol;
+
 use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http::{HeaderMap, Request, Response};
@@ -15,6 +16,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use crate::failure::Failure;
 use crate::grpc::status;
 
 /// What every request carries in its extensions.
@@ -58,7 +60,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // The deadline counts from here, not from when the future is polled.
-        let deadline = timeout(request.headers()).map(|timeout| Instant::now() + timeout);
+        let now = Instant::now();
         let trace_id = trace_id(request.headers()).unwrap_or_else(new_trace_id);
         let method = request.uri().path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!(
@@ -68,55 +70,92 @@ where
             caller = tracing::field::Empty,
             operation_id = tracing::field::Empty
         );
+        let money = protocol::is_money(&method);
+        if let Some(refusal) = protocol::refusal(&request) {
+            return Box::pin(async { Ok(refusal) });
+        }
+        let deadline = match protocol::timeout(request.headers()) {
+            Ok(timeout) => timeout.map(|timeout| now + timeout),
+            Err(malformed) => {
+                let refusal = malformed.into_status(&trace_id, money);
+                return Box::pin(async move { Ok(refusal.into_http()) });
+            }
+        };
+        if deadline.is_some_and(|deadline| deadline <= now) && !money {
+            // Nobody waits for this read. A command is begun all the same: a
+            // deadline bounds the wait, never whether the operation happens.
+            return Box::pin(async move { Ok(too_late(&trace_id, false).into_http()) });
+        }
         request.extensions_mut().insert(Inbound { trace_id: trace_id.clone(), deadline });
+        let request = protocol::one_message(request, &method);
         let answer = span.in_scope(|| self.0.call(request));
-        Box::pin(async move { Ok(complete(answer.await?, &method, &trace_id)) }.instrument(span))
+        // The gRPC library has a timer of its own and says CANCELLED, which
+        // meshes retry. Ours is made first, is asked first, and says what is so.
+        let late = deadline.map(|deadline| {
+            let timer = tokio::time::sleep_until(deadline);
+            // Timers run up to a millisecond late; what has passed has passed.
+            async move {
+                if Instant::now() < deadline {
+                    timer.await;
+                }
+            }
+        });
+        let answered = async move {
+            let answer = match late {
+                Some(late) => tokio::select! {
+                    biased;
+                    answer = answer => answer?,
+                    () = late => return Ok(too_late(&trace_id, money).into_http()),
+                },
+                None => answer.await?,
+            };
+            Ok(complete(answer, &method, &trace_id))
+        };
+        Box::pin(answered.instrument(span))
+    }
+}
+
+/// The caller's deadline passed before there was an answer. What was begun
+/// goes on: it runs as a task of its own.
+fn too_late(trace_id: &str, money: bool) -> Status {
+    if money {
+        status::money(&Failure::InProgress(None), trace_id)
+    } else {
+        status::read(&Failure::DeadlineExceeded, trace_id)
     }
 }
 
 /// Adds to a bare status of the gRPC library the details that callers of this
 /// boundary can rely upon. Those of our own have them already.
 fn complete(answer: Response<Body>, method: &str, trace_id: &str) -> Response<Body> {
+    const ACCEPTED: &str = "grpc-accept-encoding";
     let headers = answer.headers();
     if !headers.contains_key("grpc-status") || headers.contains_key("grpc-status-details-bin") {
         return answer;
     }
     let Some(bare) = Status::from_header_map(headers) else { return answer };
-    let told = match bare.code() {
-        Code::Ok => return answer,
+    let money = protocol::is_money(method);
+    match bare.code() {
         Code::Unimplemented if bare.message().is_empty() => {
+            let method: String = method.chars().take(200).collect();
             let message =
-                format!("there is no method {method} here; list what there is by server reflection");
-            Status::unimplemented(message)
+                format!("there is no method /{method} here; list what there is by server reflection");
+            Status::unimplemented(message).into_http()
+        }
+        Code::Unimplemented if headers.contains_key(ACCEPTED) => {
+            let mut told = status::encoding(trace_id, money).into_http();
+            // The protocol wants the encodings to be named.
+            if let Some(accepted) = headers.get(ACCEPTED) {
+                told.headers_mut().insert(ACCEPTED, accepted.clone());
+            }
+            told
         }
         // Raised before any handler ran, by what the caller sent.
-        Code::Internal | Code::OutOfRange | Code::InvalidArgument | Code::Unknown
-            if method.starts_with("payops.") =>
-        {
-            status::unreadable(bare.message(), trace_id)
+        Code::Internal | Code::OutOfRange | Code::InvalidArgument | Code::Unknown => {
+            status::unreadable(bare.message(), trace_id, money).into_http()
         }
-        _ => return answer,
-    };
-    told.into_http()
-}
-
-/// `grpc-timeout`: up to eight digits and a unit.
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
+        _ => answer,
     }
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount.saturating_mul(3600)),
-        "M" => Duration::from_secs(amount.saturating_mul(60)),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
 }
 
 /// The trace id of a W3C `traceparent` of version 00.
@@ -143,22 +182,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
         headers
-    }
-
-    #[test]
-    fn a_timeout_has_eight_digits_at_most_and_a_unit() {
-        for (text, expected) in [
-            ("5S", Some(Duration::from_secs(5))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("99999999H", Some(Duration::from_hours(99_999_999))),
-            ("123456789m", None),
-            ("S", None),
-            ("", None),
-            ("-1S", None),
-            ("5s", None),
-        ] {
-            assert_eq!(timeout(&header("grpc-timeout", text)), expected, "{text:?}");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! # The map, in the order in which a request passes
 //!
 //! ```text
-//! HTTP/2 -> listener -> inbound (trace id, deadline, span)
+//! HTTP/2 -> listener -> inbound (trace id, deadline, span)   | 405, 415: not gRPC
 //!   auth                    headers -> Caller            | UNAUTHENTICATED, body never read
 //!     generated server      frames -> CaptureRequest
 //!       grpc::Adapter       request + metadata + Caller -> Command   | INVALID_ARGUMENT

@@ -164,9 +164,13 @@ fn assemble(
 ) -> Result<Asked, Refused> {
     let key = idempotency_key(metadata, &mut wrong);
     let transaction = transaction_id(common.transaction_id, serves, &mut wrong);
-    let currency = optional::<Currency>(common.currency_code, "currency_code", &mut wrong);
+    let code = Some(common.currency_code).filter(|code| !code.is_empty());
+    let currency = code.and_then(|code| {
+        let parsed = code.parse::<Currency>();
+        parsed.map_err(|invalid| wrong.add_beside("currency_code", invalid.to_string())).ok()
+    });
     if common.expected_remaining.is_some_and(i64::is_negative) {
-        wrong.add("expected_remaining", "must not be negative; leave it out where it is not known");
+        wrong.add_beside("expected_remaining", "must not be negative; leave it out where it is not known");
     }
     let guards = Guards { currency, expected_remaining: common.expected_remaining };
     let caller = caller.name.clone();
@@ -187,15 +191,20 @@ fn idempotency_key(metadata: &MetadataMap, wrong: &mut Violations) -> Option<Ide
     const FIELD: &str = "metadata.idempotency-key";
     let mut values = metadata.get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
-        let remedy = "is required: make one for each intention, best a UUIDv7, and repeat it on retries";
-        wrong.add_for("IDEMPOTENCY_KEY_MISSING", FIELD, remedy);
+        wrong.because("IDEMPOTENCY_KEY_MISSING");
+        wrong.add(FIELD, "is required: make one for each intention, best a UUIDv7, and repeat it on retries");
         return None;
     };
     let parsed = value.to_str().ok().and_then(|text| text.parse().ok());
-    if parsed.is_none() || values.next().is_some() {
-        let remedy = format!("must be {}, given once", IdempotencyKey::RULE);
-        wrong.add_for("IDEMPOTENCY_KEY_INVALID", FIELD, remedy);
+    let remedy = format!("must be {}, given once", IdempotencyKey::RULE);
+    if values.next().is_some() {
+        wrong.because("IDEMPOTENCY_KEY_INVALID");
+        wrong.add_beside(FIELD, remedy);
         return None;
+    }
+    if parsed.is_none() {
+        wrong.because("IDEMPOTENCY_KEY_INVALID");
+        wrong.add(FIELD, remedy);
     }
     parsed
 }
@@ -210,7 +219,8 @@ fn transaction_id(
         return Some(id);
     }
     let account = id.account();
-    wrong.add("transaction_id", format!("is of account {account}, which this boundary does not serve"));
+    wrong
+        .add_beside("transaction_id", format!("is of account {account}, which this boundary does not serve"));
     None
 }
 

@@ -5,18 +5,21 @@
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataMap};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::failure::Failure;
 use crate::grpc::pb;
 use crate::grpc::render;
-use crate::grpc::violations::Refused;
+use crate::grpc::violations::{Refused, Violations};
 use crate::idempotency::Answered;
 use crate::journal::{self, entry::Entry, entry::State};
 use crate::payment::outcome::{Decline, Reason};
 use crate::psp::NotSent;
 
 const DOMAIN: &str = "payops.v1";
+
+/// Most fields that a message names; the details list more.
+const NAMED_MAX: usize = 10;
 
 /// Why nobody is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,28 +205,47 @@ pub fn read(failure: &Failure, trace_id: &str) -> Status {
 
 /// A request that cannot become a command: every violation at once.
 pub fn invalid(refused: Refused, trace_id: &str, money: bool) -> Status {
-    let Refused { reason, violations } = refused;
-    let message = match violations.as_slice() {
-        [only] => format!("{} {}", only.field, only.description),
-        several => {
-            let fields: Vec<&str> = several.iter().map(|violation| violation.field.as_str()).collect();
-            format!("{} things are wrong: {}", several.len(), fields.join(", "))
-        }
-    };
-    let mut told = Told::new(Code::InvalidArgument, reason, message);
-    if money {
-        // As it stands the request has never run and never will.
-        told = told.safe_to_use_new_key(true);
-    }
-    told.details.set_bad_request(violations);
-    told.into_status(trace_id)
+    told_invalid(Code::InvalidArgument, refused, money).into_status(trace_id)
 }
 
 /// A message that the gRPC library itself could not take.
-pub fn unreadable(why: &str, trace_id: &str) -> Status {
+pub fn unreadable(why: &str, trace_id: &str, money: bool) -> Status {
     let why = why.chars().take(200).collect::<String>();
-    let violations = vec![FieldViolation::new("message", format!("cannot be read: {why}"))];
-    invalid(Refused { reason: "INVALID_REQUEST", violations }, trace_id, true)
+    let mut wrong = Violations::default();
+    wrong.add_beside("message", format!("cannot be read: {why}"));
+    invalid(wrong.into(), trace_id, money)
+}
+
+/// A message in an encoding that is not taken here. The code is gRPC's own.
+pub fn encoding(trace_id: &str, money: bool) -> Status {
+    let mut wrong = Violations::default();
+    wrong
+        .add_beside("metadata.grpc-encoding", "must be absent or identity: messages are not compressed here");
+    told_invalid(Code::Unimplemented, wrong.into(), money).into_status(trace_id)
+}
+
+fn told_invalid<'a>(code: Code, refused: Refused, money: bool) -> Told<'a> {
+    let Refused { reason, violations, unlisted, never_ran } = refused;
+    let message = match violations.as_slice() {
+        [only] if unlisted == 0 => format!("{} {}", only.field, only.description),
+        several => {
+            let named = several.iter().take(NAMED_MAX).map(|violation| violation.field.as_str());
+            let named = named.collect::<Vec<&str>>();
+            let all = several.len() + unlisted;
+            let told = format!("{all} things are wrong: {}", named.join(", "));
+            match all - named.len() {
+                0 => told,
+                more => format!("{told} and {more} more"),
+            }
+        }
+    };
+    let mut told = Told::new(code, reason, message);
+    if money {
+        // What never ran and never will needs no protection by its key.
+        told = told.safe_to_use_new_key(never_ran);
+    }
+    told.details.set_bad_request(violations);
+    told
 }
 
 /// Nobody that is known.
@@ -315,14 +337,15 @@ fn not_sent<'a>(error: &NotSent) -> Told<'a> {
 }
 
 fn in_progress(entry: Option<&Entry>) -> Told<'_> {
-    let told = Told::new(
-        Code::Aborted,
-        "OPERATION_IN_PROGRESS",
-        "the operation is under way and goes on; retry with the same key only, or watch it",
-    );
+    let told = |message| Told::new(Code::Aborted, "OPERATION_IN_PROGRESS", message);
     let told = match entry {
-        Some(entry) => told.about(entry),
-        None => told,
+        Some(entry) => {
+            told("the operation is under way and goes on; retry with the same key only, or watch it")
+                .about(entry)
+        }
+        None => {
+            told("the operation may be under way; retry with the same key only, or ask for it by its key")
+        }
     };
     told.retry(Duration::from_secs(1)).safe_to_use_new_key(false)
 }

@@ -9,7 +9,11 @@ use crate::grpc::status;
 #[derive(Debug, Default)]
 pub struct Violations {
     reason: Option<&'static str>,
-    found: Vec<FieldViolation>,
+    listed: Vec<FieldViolation>,
+    listed_bytes: usize,
+    unlisted: usize,
+    /// Whether the command itself is wrong, and so can never have run.
+    never_ran: bool,
 }
 
 /// A request that cannot become a command.
@@ -19,31 +23,57 @@ pub struct Refused {
     pub reason: &'static str,
     /// Each field that is wrong, and the remedy.
     pub violations: Vec<FieldViolation>,
+    /// How many more are wrong than one answer can carry.
+    pub unlisted: usize,
+    /// Whether the command itself is wrong. Where only what stands beside it
+    /// is (a guard, a header, the frame), the same command may have run before
+    /// under the same key.
+    pub never_ran: bool,
 }
 
-/// Most violations that one answer lists.
+/// Most violations that one answer lists, and most bytes that they take: common
+/// clients give up on headers above 8 KiB, and would hide the code as well.
 const LISTED_MAX: usize = 50;
+const LISTED_BYTES_MAX: usize = 3 * 1024;
 
 impl Violations {
-    /// Notes a wrong field. `remedy` completes "the field …".
+    /// Notes a wrong field of the command. `remedy` completes "the field …".
     pub fn add(&mut self, field: impl Into<String>, remedy: impl Into<String>) {
-        if self.found.len() < LISTED_MAX {
-            self.found.push(FieldViolation::new(field, remedy));
-        }
+        self.never_ran = true;
+        self.add_beside(field, remedy);
     }
 
-    /// Notes a wrong field that has a reason of its own.
-    pub fn add_for(&mut self, reason: &'static str, field: &str, remedy: impl Into<String>) {
+    /// Notes what is wrong beside the command: it may have run before.
+    pub fn add_beside(&mut self, field: impl Into<String>, remedy: impl Into<String>) {
+        let violation = FieldViolation::new(field, remedy);
+        let bytes = self.listed_bytes + violation.field.len() + violation.description.len();
+        // The first is always told.
+        if !self.listed.is_empty() && (self.listed.len() >= LISTED_MAX || bytes > LISTED_BYTES_MAX) {
+            self.unlisted += 1;
+            return;
+        }
+        self.listed_bytes = bytes;
+        self.listed.push(violation);
+    }
+
+    /// Gives the refusal a reason of its own.
+    pub fn because(&mut self, reason: &'static str) {
         self.reason.get_or_insert(reason);
-        self.add(field, remedy);
     }
 
     /// The value, if nothing was wrong.
     pub fn unless<T>(self, value: Option<T>) -> Result<T, Refused> {
         match value {
-            Some(value) if self.found.is_empty() => Ok(value),
-            _ => Err(Refused { reason: self.reason.unwrap_or("INVALID_REQUEST"), violations: self.found }),
+            Some(value) if self.listed.is_empty() => Ok(value),
+            _ => Err(self.into()),
         }
+    }
+}
+
+impl From<Violations> for Refused {
+    fn from(wrong: Violations) -> Self {
+        let Violations { reason, listed: violations, unlisted, never_ran, .. } = wrong;
+        Self { reason: reason.unwrap_or("INVALID_REQUEST"), violations, unlisted, never_ran }
     }
 }
 

@@ -150,7 +150,7 @@ impl FromStr for OperationId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        // The hyphenated form alone: one id has one spelling.
+        // The hyphenated form alone, as it was given out; capitals mean the same.
         let parsed = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
         parsed.map(Self).ok_or(Invalid("a UUID, as the operation-id metadata gave it"))
     }
