@@ -1,5 +1,6 @@
 //! Who calls: a tower layer over HTTP. It needs headers only, so it answers
-//! before a body is read.
+//! before a body is read, and leaves the [`Caller`] in the extensions of every
+//! request that passes.
 
 use std::{
     future::Future,
@@ -13,19 +14,14 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::callers::CallersFile;
-use crate::grpc::status::{self, Credentials};
-use crate::inbound::Inbound;
-use crate::payment::id::CallerName;
+use crate::grpc::{
+    Inbound,
+    status::{self, Credentials},
+};
+use crate::payment::Caller;
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 4096;
-
-/// An authenticated caller, in the extensions of every request that passes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The scope of its keys.
-    pub name: CallerName,
-}
 
 /// Lets only known callers pass.
 #[derive(Clone)]

@@ -27,6 +27,7 @@ use toml::Table;
 use url::Url;
 
 use crate::config::reader::Reader;
+use crate::payment::id::AccountId;
 
 pub use crate::config::mistakes::{Mistake, Mistakes};
 pub use crate::config::source::Source;
@@ -136,8 +137,8 @@ pub struct Psp {
 /// One Dintero account and its credentials.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// `T` or `P` and eight digits; `T` is Dintero's test environment [D 1].
-    pub id: String,
+    /// `T` is Dintero's test environment, `P` production [D 1].
+    pub id: AccountId,
     /// The name of the API client [D 2.1].
     pub client_id: Source,
     /// The password of the API client [D 2.1].

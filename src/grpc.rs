@@ -34,16 +34,24 @@ use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
-use crate::auth::Caller;
 use crate::failure::Failure;
 use crate::grpc::command::Asked;
 use crate::grpc::pb::payment_operations_service_server::PaymentOperationsService;
 use crate::grpc::violations::Refused;
 use crate::idempotency::Answered;
-use crate::inbound::Inbound;
 use crate::journal::Journal;
 use crate::operations::{Name, Operations, Patience};
+use crate::payment::Caller;
 use crate::psp::Psp;
+
+/// What the layers in front leave in the extensions of every request.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// 32 hexadecimal digits: the caller's (W3C `traceparent`), or a new one.
+    pub trace_id: String,
+    /// When the caller stops waiting; none when it did not say.
+    pub deadline: Option<Instant>,
+}
 
 /// How long callers wait.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +85,7 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
 
     async fn carry_out(&self, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
         let trace = call.trace();
-        let asked = asked.map_err(|refused| refused.into_status(trace, true))?;
+        let asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
         if asked.validate_only {
             self.operations
                 .validate(&asked.command)
@@ -145,7 +153,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
     ) -> Result<Response<pb::GetTransactionResponse>, Status> {
         let (call, message) = Call::of(request);
         let id = command::transaction(&message, |id| self.operations.serves(id))
-            .map_err(|refused| refused.into_status(call.trace(), false))?;
+            .map_err(|refused| status::invalid(refused, call.trace(), false))?;
         let read = self.read(&call, self.operations.transaction(&id)).await?;
         let transaction = Some(render::transaction(&read));
         Ok(Response::new(pb::GetTransactionResponse { transaction }))
@@ -217,7 +225,7 @@ impl Call {
 
     /// The caller and the name, for the two RPCs that look an operation up.
     fn named(&self, name: Result<Name, Refused>) -> Result<(Caller, Name), Status> {
-        let name = name.map_err(|refused| refused.into_status(self.trace(), false))?;
+        let name = name.map_err(|refused| status::invalid(refused, self.trace(), false))?;
         Ok((self.caller()?, name))
     }
 

@@ -17,16 +17,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use crate::failure::Failure;
-use crate::grpc::status;
-
-/// What every request carries in its extensions.
-#[derive(Clone, Debug)]
-pub struct Inbound {
-    /// 32 hexadecimal digits: the caller's (W3C `traceparent`), or a new one.
-    pub trace_id: String,
-    /// When the caller stops waiting; none when it did not say.
-    pub deadline: Option<Instant>,
-}
+use crate::grpc::{Inbound, status};
 
 /// Makes [`Traced`] services.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +68,7 @@ where
         let deadline = match protocol::timeout(request.headers()) {
             Ok(timeout) => timeout.map(|timeout| now + timeout),
             Err(malformed) => {
-                let refusal = malformed.into_status(&trace_id, money);
+                let refusal = status::invalid(malformed, &trace_id, money);
                 return Box::pin(async move { Ok(refusal.into_http()) });
             }
         };

@@ -97,6 +97,13 @@ pub struct Refund {
     pub terminal_id: Option<String>,
 }
 
+/// Who asks, whichever credentials said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The scope of its keys.
+    pub name: CallerName,
+}
+
 /// An operation, whose it is, and the key that makes it happen at most once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {

@@ -11,6 +11,7 @@ use crate::config::reader::{Found, Reader};
 use crate::config::{
     Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source,
 };
+use crate::payment::id::AccountId;
 
 /// The read-back schedule is walked at most this far.
 const SCHEDULE_LENGTH_MAX: usize = 32;
@@ -119,7 +120,7 @@ impl Log {
 /// The `[[account]]` tables, and the accounts that only the environment names.
 pub(super) fn accounts(reader: &mut Reader) -> Vec<Account> {
     let mut accounts: Vec<Account> = Vec::new();
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: Vec<AccountId> = Vec::new();
     for (nth, mut table) in reader.tables("account").into_iter().enumerate() {
         let place = format!("account[{nth}]");
         let id = account_id(reader, &mut table, &place, &seen);
@@ -131,9 +132,9 @@ pub(super) fn accounts(reader: &mut Reader) -> Vec<Account> {
         accounts.extend(account(reader, id, client_id, secret));
     }
     for name in reader.names_in_variables("PAYOPS_ACCOUNT_", &["_CLIENT_ID", "_CLIENT_SECRET"]) {
-        if is_account_id(&name) {
-            seen.push(name.clone());
-            accounts.extend(account(reader, name, None, None));
+        if let Ok(id) = name.parse::<AccountId>() {
+            seen.push(id.clone());
+            accounts.extend(account(reader, id, None, None));
         }
     }
     if seen.is_empty() && reader.mistakes.iter().all(|mistake| !mistake.key.starts_with("account")) {
@@ -142,25 +143,25 @@ pub(super) fn accounts(reader: &mut Reader) -> Vec<Account> {
     accounts
 }
 
-fn account_id(reader: &mut Reader, table: &mut Table, place: &str, seen: &[String]) -> Option<String> {
+fn account_id(reader: &mut Reader, table: &mut Table, place: &str, seen: &[AccountId]) -> Option<AccountId> {
     let key = format!("{place}.id");
     let before = reader.mistakes.len();
-    let id = reader.text_of(table, "id", &key);
     let remedy = "give the account id: T or P and eight digits, such as \"T12345678\"";
-    match id {
-        Some(id) if !is_account_id(&id) => reader.mistakes.add(key, "is not an account id", remedy),
-        Some(id) if seen.contains(&id) => {
+    match reader.text_of(table, "id", &key).map(|text| text.parse::<AccountId>()) {
+        Some(Ok(id)) if seen.contains(&id) => {
             reader.mistakes.add(key, format!("{id} is declared twice"), "keep one of the two");
         }
+        Some(Ok(id)) => return Some(id),
+        Some(Err(_)) => reader.mistakes.add(key, "is not an account id", remedy),
         None if reader.mistakes.len() == before => reader.mistakes.add(key, "is missing", remedy),
-        other => return other,
+        None => {}
     }
     None
 }
 
 fn account(
     reader: &mut Reader,
-    id: String,
+    id: AccountId,
     client_id: Option<PathBuf>,
     secret: Option<PathBuf>,
 ) -> Option<Account> {
@@ -170,7 +171,7 @@ fn account(
 }
 
 /// A credential: from a file or from a variable, not from both.
-fn source(reader: &mut Reader, id: &str, leaf: &str, file: Option<PathBuf>) -> Option<Source> {
+fn source(reader: &mut Reader, id: &AccountId, leaf: &str, file: Option<PathBuf>) -> Option<Source> {
     let key = format!("account.{id}.{leaf}");
     let variable = format!("PAYOPS_ACCOUNT_{id}_{}", leaf.to_ascii_uppercase());
     match (file, reader.variable(&variable)) {
@@ -197,12 +198,6 @@ fn source(reader: &mut Reader, id: &str, leaf: &str, file: Option<PathBuf>) -> O
             None
         }
     }
-}
-
-/// `T` or `P` and eight digits [D 1].
-fn is_account_id(text: &str) -> bool {
-    text.strip_prefix(['T', 'P'])
-        .is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn path_prefix(text: &str) -> Result<(), (&'static str, &'static str)> {

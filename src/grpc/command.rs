@@ -9,12 +9,11 @@ use std::{
 
 use tonic::metadata::MetadataMap;
 
-use crate::auth::Caller;
 use crate::grpc::pb;
 use crate::grpc::violations::{Refused, Violations};
 use crate::operations::Name;
 use crate::payment::{
-    Action, Amount, Capture, Command, Guards, Operation, Refund,
+    Action, Amount, Caller, Capture, Command, Guards, Operation, Refund,
     id::{Currency, IdempotencyKey, Invalid, OperationId, TransactionId},
     item::{Decimal, DiscountLine, Group, Item, Split, Store},
 };

@@ -1,9 +1,6 @@
 //! Everything that is wrong with a request, all at once.
 
-use tonic::Status;
 use tonic_types::FieldViolation;
-
-use crate::grpc::status;
 
 /// Collects what is wrong, field by field.
 #[derive(Debug, Default)]
@@ -74,12 +71,5 @@ impl From<Violations> for Refused {
     fn from(wrong: Violations) -> Self {
         let Violations { reason, listed: violations, unlisted, never_ran, .. } = wrong;
         Self { reason: reason.unwrap_or("INVALID_REQUEST"), violations, unlisted, never_ran }
-    }
-}
-
-impl Refused {
-    /// As callers see it.
-    pub fn into_status(self, trace_id: &str, money: bool) -> Status {
-        status::invalid(self, trace_id, money)
     }
 }

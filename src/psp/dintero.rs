@@ -60,16 +60,15 @@ impl<T: Transport> Dintero<T> {
         clock: &Clock,
     ) -> Self {
         let tokens = |account: &Account| {
-            let id: AccountId = account.id.parse().ok()?;
             let tokens = Tokens::new(settings, account, token_life_min, transport.clone(), clock.clone());
-            Some((id, Arc::new(tokens)))
+            (account.id.clone(), Arc::new(tokens))
         };
         let base = settings.base_url.as_str().trim_end_matches('/');
         let prefix = settings.path_prefix.trim_end_matches('/');
         Self {
             shared: Arc::new(Shared {
                 transport: transport.clone(),
-                accounts: accounts.iter().filter_map(tokens).collect(),
+                accounts: accounts.iter().map(tokens).collect(),
                 transactions: format!("{base}{prefix}/transactions"),
                 settings: settings.clone(),
                 clock: clock.clone(),

@@ -81,7 +81,7 @@ fn the_environment_alone_is_enough() {
     let config = Config::load(None, variables).unwrap();
     assert_eq!(config.journal.directory, Path::new("journal"));
     assert_eq!(config.accounts.len(), 1);
-    assert_eq!(config.accounts[0].id, "P00000001");
+    assert_eq!(config.accounts[0].id.as_str(), "P00000001");
     assert_eq!(config.accounts[0].client_secret.read().unwrap().expose_secret(), "hunter2");
 }
 
@@ -353,7 +353,7 @@ fn the_sandbox_needs_nothing_else() {
     assert_eq!(config.psp.token_base_url, config.psp.base_url);
     assert!(config.journal.directory.starts_with(folder.path()));
     let [account] = &config.accounts[..] else { panic!("one account") };
-    assert_eq!(account.id, "T12345678");
+    assert_eq!(account.id.as_str(), "T12345678");
     assert_eq!(account.client_id.read().unwrap().expose_secret(), "sandbox-client");
     assert_eq!(account.client_secret.read().unwrap().expose_secret(), "sandbox-secret");
     assert!(config.describe().iter().any(|row| row.key == "server.listen" && row.origin == Origin::Sandbox));

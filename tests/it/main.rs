@@ -22,4 +22,5 @@ mod process;
 mod readme;
 mod sandbox;
 mod serving;
+mod tidy;
 mod tls;
