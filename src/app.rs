@@ -100,19 +100,23 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let connections = listener::connections(listener, config.server.connections_max);
     let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
-    tokio::select! {
-        ended = &mut server => ended?,
-        () = stop.cancelled() => {}
+    // An idle server may have ended before we hear of the stop.
+    let served = tokio::select! {
+        ended = &mut server => Some(ended),
+        () = stop.cancelled() => None,
         () = broken(&journal) => {
             return Err(crate::journal::Error::Unconfirmed("see the log".to_owned()).into());
         }
-    }
+    };
     health.set_ready(false);
     tracing::info!("draining");
     tasks.close();
     let drained = tokio::time::timeout(config.server.drain_timeout, async {
         // Calls first, then what runs on without them.
-        let ended = server.await;
+        let ended = match served {
+            Some(ended) => ended,
+            None => server.await,
+        };
         tasks.wait().await;
         ended
     });

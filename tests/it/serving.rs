@@ -174,3 +174,12 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     drop((first, second));
     eventually("it is served", async || third.transaction(demo).await.is_ok()).await;
 }
+
+/// Nothing is under way, nobody is connected: the server may end before the stop is heard of, or after.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_boundary_stops_whichever_is_heard_first() {
+    for _ in 0..20 {
+        let mut app = TestApp::start().await;
+        app.drain().await;
+    }
+}
