@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::sandbox::failure::Failure;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ fn steps() -> impl Strategy<Value = Step> {
         6 => (kinds(), 1..60_i64, any::<bool>(), twists())
             .prop_map(|(kind, amount, last, twist)| Step::Operate(kind, amount, last, twist)),
         1 => (kinds(), 1..60_i64).prop_map(|(kind, amount)| Step::Backoffice(kind, amount)),
-        2 => prop_oneof![Just(Outcome::Done), Just(Outcome::Failed)].prop_map(Step::Complete),
+        2 => prop_oneof![Just(Outcome::Done), Just(Outcome::Failed(Failure::timed_out()))].prop_map(Step::Complete),
     ]
 }
 
@@ -83,7 +84,7 @@ proptest! {
                 Step::Backoffice(kind, amount) => {
                     ledger.operate(&Order::backoffice(&id, kind, amount), &Manner::Plainly, Duration::ZERO, now).map(drop)
                 }
-                Step::Complete(outcome) => ledger.complete(&id, None, outcome, now).map(drop),
+                Step::Complete(outcome) => ledger.complete(&id, None, &outcome, now).map(drop),
             };
             let after = ledger.get(&id).unwrap();
             if outcome.is_err() {
