@@ -58,13 +58,15 @@ async fn explain(response: Response) -> Response {
     if json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
-    let allow = response.headers().get(header::ALLOW).and_then(|allow| allow.to_str().ok());
-    let remedy = allow.map(|allow| format!("use one of the methods {allow}"));
-    let remedy = remedy.unwrap_or_else(|| "see docs/sandbox.md".to_owned());
+    let problem = status.canonical_reason().map(str::to_owned);
+    let remedy = match status {
+        StatusCode::METHOD_NOT_ALLOWED => "send a method of the header Allow",
+        _ => "send a path and a query that are escaped UTF-8",
+    };
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_TYPE);
     parts.headers.remove(header::CONTENT_LENGTH);
-    let mut explained = Invalid { status, ..Invalid::new("request", remedy) }.into_response();
+    let mut explained = Invalid { status, problem, ..Invalid::new("request", remedy) }.into_response();
     parts.headers.extend(explained.headers().clone());
     *explained.headers_mut() = parts.headers;
     explained
@@ -129,8 +131,9 @@ async fn remove_faults(Extracted(state): Shared) -> Response {
 
 async fn remove_fault(Extracted(state): Shared, Path(id): Path<String>) -> Reply {
     let known = id.parse().ok().filter(|id| state.lock().faults.remove(Some(*id)) > 0);
-    known
-        .ok_or_else(|| Invalid::not_found("id", "no such fault waits; GET /sandbox/v1/faults lists them"))?;
+    known.ok_or_else(|| {
+        Invalid::not_found("id", "no such fault waits", "GET /sandbox/v1/faults lists those that do")
+    })?;
     Ok(removed(1))
 }
 
@@ -214,12 +217,14 @@ async fn reset(Extracted(state): Shared) -> StatusCode {
 async fn no_such_thing() -> Response {
     let there_is =
         "transactions, ledger, requests, faults, tokens/expire, clients/{account}, settings, reset, health";
-    Invalid::not_found("path", format!("under /sandbox/v1/ there is {there_is}")).into_response()
+    Invalid::not_found("path", "no such resource", format!("under /sandbox/v1/ there is {there_is}"))
+        .into_response()
 }
 
 impl From<Refusal> for Invalid {
     /// The books' refusal of something an admin asked for.
     fn from(refusal: Refusal) -> Self {
-        Self::new("transaction", refusal.message)
+        let remedy = "GET /sandbox/v1/transactions/{id} shows what it allows, under sandbox";
+        Self { problem: Some(refusal.message), ..Self::new("transaction", remedy) }
     }
 }

@@ -94,10 +94,10 @@ impl Failure {
             }
         }
         if let Some(code) = &self.retry_code {
-            let mut policy = json!({ "retry_codes": [code] });
-            if code == LATER {
-                policy["retry_after"] = time(now.checked_add(RETRY_AFTER).unwrap_or(now)).into();
-            }
+            let at = time(now.checked_add(RETRY_AFTER).unwrap_or(now));
+            let codes = json!({ "retry_codes": [code] });
+            let policy =
+                if code == LATER { json!({ "retry_codes": [code], "retry_after": at }) } else { codes };
             error.insert("retry_policy".to_owned(), policy);
         }
         Value::Object(error)

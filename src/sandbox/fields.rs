@@ -23,6 +23,8 @@ pub struct Invalid {
     pub status: StatusCode,
     /// The field, or `body`.
     pub field: String,
+    /// What is wrong, where the remedy does not say it all.
+    pub problem: Option<String>,
     /// What to do instead.
     pub remedy: String,
 }
@@ -30,18 +32,23 @@ pub struct Invalid {
 impl Invalid {
     /// A mistake in `field`.
     pub fn new(field: &str, remedy: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, field: field.to_owned(), remedy: remedy.into() }
+        let (status, problem) = (StatusCode::BAD_REQUEST, None);
+        Self { status, field: field.to_owned(), problem, remedy: remedy.into() }
     }
 
     /// Something that does not exist.
-    pub fn not_found(field: &str, remedy: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, ..Self::new(field, remedy) }
+    pub fn not_found(field: &str, problem: &str, remedy: impl Into<String>) -> Self {
+        let problem = Some(problem.to_owned());
+        Self { status: StatusCode::NOT_FOUND, problem, ..Self::new(field, remedy) }
     }
 }
 
 impl IntoResponse for Invalid {
     fn into_response(self) -> Response {
-        let message = format!("{}: {}", self.field, self.remedy);
+        let message = match &self.problem {
+            Some(problem) => format!("{}: {problem}; {}", self.field, self.remedy),
+            None => format!("{}: {}", self.field, self.remedy),
+        };
         let body = json!({ "error": { "field": self.field, "message": message, "remedy": self.remedy } });
         (self.status, axum::Json(body)).into_response()
     }

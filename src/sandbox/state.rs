@@ -140,3 +140,38 @@ impl State {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Puts so much off, lets the time pass, and says how much of it happened.
+    async fn happened(count: usize, reset: bool) -> usize {
+        let state = Arc::new(State::new(Settings::default(), CancellationToken::new()));
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..count {
+            let done = Arc::clone(&done);
+            state.put_off(Duration::from_secs(1), move |_| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        if reset {
+            state.reset();
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await; // the clock is paused: no time is lost
+        done.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_off_has_a_bound() {
+        assert_eq!(happened(3, false).await, 3);
+        assert_eq!(happened(PUT_OFF_MAX + 5, false).await, PUT_OFF_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_forgets_what_was_put_off() {
+        assert_eq!(happened(3, true).await, 0);
+    }
+}

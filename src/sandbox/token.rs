@@ -1,4 +1,4 @@
-//! Access tokens `[D 2]`: issued for client credentials, opaque to the client, refused once expired.
+//! Access tokens `[D 2.2]`: issued for client credentials, opaque to the client, refused once expired.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

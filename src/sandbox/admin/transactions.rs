@@ -132,8 +132,11 @@ fn changed(
 }
 
 fn show_in(core: &Core, id: &str) -> Reply {
-    let remedy = "there is none of this id; GET /sandbox/v1/transactions lists all";
-    let transaction = core.ledger.get(id).map_err(|_| Invalid::not_found("transaction", remedy))?;
+    let missing = |_| {
+        let remedy = "GET /sandbox/v1/transactions lists all";
+        Invalid::not_found("transaction", "there is none of this id", remedy)
+    };
+    let transaction = core.ledger.get(id).map_err(missing)?;
     Ok(axum::Json(raw(transaction)).into_response())
 }
 

@@ -108,6 +108,24 @@ proptest! {
     }
 }
 
+/// Nothing is done beyond the events that are kept, and nothing moves then.
+#[test]
+fn a_history_has_an_end() {
+    let now = Timestamp::UNIX_EPOCH;
+    let mut ledger = Ledger::new(1);
+    let id = ledger.open(Opening::card("T12345678", 100_000), now).unwrap().id.clone();
+    let room = EVENTS_MAX - ledger.get(&id).unwrap().events.len();
+    let capture = order(&id, Kind::Capture, 1, false);
+    for _ in 0..room {
+        ledger.operate(&capture, &Manner::Plainly, Duration::ZERO, now).unwrap();
+    }
+    let refusal = ledger.operate(&capture, &Manner::Plainly, Duration::ZERO, now).unwrap_err();
+    assert!(refusal.message.contains("10000"), "{}", refusal.message);
+    assert!(ledger.append_raw(&id, Object::new(), now).is_err());
+    assert!(ledger.fail(&capture, &Failure::timed_out(), now).is_err());
+    assert_eq!(usize::try_from(ledger.get(&id).unwrap().captured), Ok(room));
+}
+
 /// The status by the sums `[D 4.1]`, row by row.
 #[test]
 fn every_row_of_the_status_table_holds() {
