@@ -163,7 +163,7 @@ async fn a_raw_event_is_shown_as_it_is() {
     world.admin(Method::POST, "/transactions/T12345678.no/events", event).await.expect(404);
 }
 
-/// [D 5.3]: Backoffice users move money too; rules hold for them as well.
+/// [D 5.3] [D 3.7]: Backoffice users and auto-capture move money too; rules hold for them as well.
 #[tokio::test]
 async fn backoffice_captures_refunds_and_voids() {
     let world = World::start().await;
