@@ -178,7 +178,21 @@ async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result
 async fn sandbox(listen: SocketAddr, seed: u64) -> Result<(), Failed> {
     let settings = sandbox::Settings { listen, seed, ..sandbox::Settings::default() };
     let simulator = Sandbox::bind(settings).await.map_err(|error| cannot_listen(listen, &error))?;
-    print(&format!("a simulated Dintero listens on http://{}\n", simulator.local_addr()))?;
+    let account = sandbox::Account::default();
+    let (id, client, secret) = (account.id, account.client_id, account.client_secret);
+    let base = format!("http://{}", simulator.local_addr());
+    print(&format!(
+        "A simulated Dintero serves on {base}. Nothing here is real.\n\n\
+         Point your client to it instead of api.dintero.com and checkout.dintero.com. An access token:\n\n  \
+         curl -s -u {client}:{secret} -X POST {base}/v1/accounts/{id}/auth/token \
+         -d '{{\"grant_type\":\"client_credentials\",\"audience\":\"https://api.dintero.com/v1/accounts/{id}\"}}'\n\n\
+         Behind your client's back, under {base}/sandbox/v1/: all transactions, a fault to come, what really moved:\n\n  \
+         curl -s {base}/sandbox/v1/transactions\n  \
+         curl -s -X POST {base}/sandbox/v1/faults \
+         -d '{{\"operation\":\"capture\",\"fault\":\"answer_lost_after_applying\"}}'\n  \
+         curl -s {base}/sandbox/v1/ledger\n\n\
+         docs/sandbox.md describes everything. Ctrl-C ends it and forgets everything.\n"
+    ))?;
     simulator.serve(stop_signal()?.cancelled_owned()).await.map_err(|error| unavailable(&error))
 }
 

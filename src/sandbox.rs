@@ -22,6 +22,7 @@
 mod admin;
 mod deliver;
 mod demo;
+mod failure;
 mod faults;
 mod fields;
 mod ledger;

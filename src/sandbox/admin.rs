@@ -6,24 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Path, Query, State as Extracted};
+use axum::extract::{Path, RawQuery, State as Extracted};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
-use http::StatusCode;
-use serde::Deserialize;
+use axum::routing::{any, delete, get, post, put};
+use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Account;
 use super::faults;
 use super::fields::{Fields, Invalid, required};
 use super::state::{Core, State};
+use super::token::{ACCOUNTS_MAX, Scopes};
 use super::wire::Refusal;
 
 /// What handlers share.
 type Shared = Extracted<Arc<State>>;
 
-/// The answer of an admin handler: 400 names the field and the remedy.
+/// The answer of an admin handler: a mistake names the field and the remedy.
 type Reply = Result<Response, Invalid>;
 
 /// The longest token life and delay: a year.
@@ -45,24 +45,68 @@ pub fn router() -> Router<Arc<State>> {
         .route("/sandbox/v1/settings", get(settings).put(change_settings))
         .route("/sandbox/v1/reset", post(reset))
         .route("/sandbox/v1/health", get(|| async { axum::Json(json!({ "status": "ok" })) }))
-        .route("/sandbox/{*rest}", axum::routing::any(no_such_thing))
+        .route("/sandbox", any(no_such_thing))
+        .route("/sandbox/", any(no_such_thing))
+        .route("/sandbox/{*rest}", any(no_such_thing))
+        .layer(map_response(explain))
 }
 
-#[derive(Deserialize)]
-struct Filter {
+/// Gives the refusals of the HTTP library, such as a wrong method, the form of all others.
+async fn explain(response: Response) -> Response {
+    let status = response.status();
+    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let problem = status.canonical_reason().map(str::to_owned);
+    let remedy = match status {
+        StatusCode::METHOD_NOT_ALLOWED => "send a method of the header Allow",
+        _ => "send a path and a query that are escaped UTF-8",
+    };
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_TYPE);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let mut explained = Invalid { status, problem, ..Invalid::new("request", remedy) }.into_response();
+    parts.headers.extend(explained.headers().clone());
+    *explained.headers_mut() = parts.headers;
+    explained
+}
+
+/// Which part of a log is wanted.
+struct Part {
     transaction: Option<String>,
+    after: u64,
+    limit: usize,
 }
 
-async fn ledger(Extracted(state): Shared, Query(filter): Query<Filter>) -> Response {
-    let core = state.lock();
-    let effects: Vec<_> = core.ledger.effects(filter.transaction.as_deref()).collect();
-    axum::Json(effects).into_response()
+impl Part {
+    fn read(query: Option<&str>) -> Result<Self, Invalid> {
+        let mut fields = Fields::query(query);
+        let transaction = fields.text("transaction")?;
+        let (after, limit) = (fields.numeral("after", 0)?, fields.numeral("limit", ENTRIES_MAX)?);
+        fields.finish()?; // a misspelt filter must not look like an empty ledger
+        Ok(Self { transaction, after, limit: usize::try_from(limit).unwrap_or(usize::MAX) })
+    }
 }
 
-async fn requests(Extracted(state): Shared, Query(filter): Query<Filter>) -> Response {
-    let core = state.lock();
-    let entries: Vec<_> = core.requests.entries(filter.transaction.as_deref()).collect();
-    axum::Json(entries).into_response()
+async fn ledger(Extracted(state): Shared, RawQuery(query): RawQuery) -> Reply {
+    let part = Part::read(query.as_deref())?;
+    let effects: Vec<_> = {
+        let core = state.lock();
+        let effects = core.ledger.effects(part.transaction.as_deref());
+        effects.filter(|effect| effect.sequence > part.after).take(part.limit).cloned().collect()
+    };
+    Ok(axum::Json(effects).into_response())
+}
+
+async fn requests(Extracted(state): Shared, RawQuery(query): RawQuery) -> Reply {
+    let part = Part::read(query.as_deref())?;
+    let entries: Vec<_> = {
+        let core = state.lock();
+        let entries = core.requests.entries(part.transaction.as_deref());
+        entries.filter(|entry| entry.sequence > part.after).take(part.limit).cloned().collect()
+    };
+    Ok(axum::Json(entries).into_response())
 }
 
 async fn forget_requests(Extracted(state): Shared) -> StatusCode {
@@ -74,8 +118,8 @@ async fn waiting(Extracted(state): Shared) -> Response {
     axum::Json(state.lock().faults.shown()).into_response()
 }
 
-async fn add_fault(Extracted(state): Shared, body: Bytes) -> Reply {
-    let fault = faults::parse(Fields::read(&body)?)?;
+async fn add_fault(Extracted(state): Shared, fields: Fields) -> Reply {
+    let fault = faults::parse(fields)?;
     let id = state.lock().faults.add(fault);
     let id = required("faults", id, "too many wait; DELETE /sandbox/v1/faults first")?;
     Ok((StatusCode::CREATED, axum::Json(json!({ "id": id }))).into_response())
@@ -85,16 +129,19 @@ async fn remove_faults(Extracted(state): Shared) -> Response {
     removed(state.lock().faults.remove(None))
 }
 
-async fn remove_fault(Extracted(state): Shared, Path(id): Path<u64>) -> Response {
-    removed(state.lock().faults.remove(Some(id)))
+async fn remove_fault(Extracted(state): Shared, Path(id): Path<String>) -> Reply {
+    let known = id.parse().ok().filter(|id| state.lock().faults.remove(Some(*id)) > 0);
+    known.ok_or_else(|| {
+        Invalid::not_found("id", "no such fault waits", "GET /sandbox/v1/faults lists those that do")
+    })?;
+    Ok(removed(1))
 }
 
 fn removed(count: usize) -> Response {
     axum::Json(json!({ "removed": count })).into_response()
 }
 
-async fn expire_tokens(Extracted(state): Shared, body: Bytes) -> Reply {
-    let mut fields = Fields::read(&body)?;
+async fn expire_tokens(Extracted(state): Shared, mut fields: Fields) -> Reply {
     let account = fields.text("account")?;
     fields.finish()?;
     let expired = state.lock().tokens.expire(account.as_deref());
@@ -102,19 +149,16 @@ async fn expire_tokens(Extracted(state): Shared, body: Bytes) -> Reply {
 }
 
 /// Gives an account new credentials, or opens the account. Tokens stay valid `[D 12 #25]`.
-async fn rotate_client(Extracted(state): Shared, Path(id): Path<String>, body: Bytes) -> Reply {
+async fn rotate_client(Extracted(state): Shared, Path(id): Path<String>, mut fields: Fields) -> Reply {
     if !transactions::is_account(&id) {
         return Err(Invalid::new("account", "put T or P and eight digits in the path"));
     }
-    let mut fields = Fields::read(&body)?;
     let client_id = required("client_id", fields.text("client_id")?, "send the new client id")?;
     let client_secret = required("client_secret", fields.text("client_secret")?, "send the new secret")?;
+    let scopes = Scopes::read(fields.value("scopes"))?;
     fields.finish()?;
-    let mut core = state.lock();
-    let account = Account { id: id.clone(), client_id, client_secret };
-    match core.tokens.accounts.iter_mut().find(|known| known.id == id) {
-        Some(known) => *known = account,
-        None => core.tokens.accounts.push(account),
+    if !state.lock().tokens.put_client(Account { id, client_id, client_secret }, scopes) {
+        return Err(Invalid::new("account", format!("there are {ACCOUNTS_MAX}; POST /sandbox/v1/reset")));
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -123,8 +167,7 @@ async fn settings(Extracted(state): Shared) -> Response {
     axum::Json(shown(&state.lock())).into_response()
 }
 
-async fn change_settings(Extracted(state): Shared, body: Bytes) -> Reply {
-    let mut fields = Fields::read(&body)?;
+async fn change_settings(Extracted(state): Shared, mut fields: Fields) -> Reply {
     let mut core = state.lock();
     let entries = |count: usize| u64::try_from(count).unwrap_or(ENTRIES_MAX);
     let life = fields.count("token_life_seconds", core.tokens.life.as_secs(), SECONDS_MAX)?;
@@ -136,6 +179,7 @@ async fn change_settings(Extracted(state): Shared, body: Bytes) -> Reply {
     for (name, switch) in [
         ("echo_metadata", &mut behaviour.echo_metadata),
         ("completion_repeats_reference", &mut behaviour.completion_repeats_reference),
+        ("void_completion_correlates", &mut behaviour.void_completion_correlates),
         ("released_counts_as_captured", &mut behaviour.released_counts_as_captured),
         ("final_capture_adds_void_event", &mut behaviour.final_capture_adds_void_event),
     ] {
@@ -157,6 +201,7 @@ fn shown(core: &Core) -> Value {
         "asynchronous_delay_ms": u64::try_from(core.later.as_millis()).unwrap_or(u64::MAX),
         "echo_metadata": behaviour.echo_metadata,
         "completion_repeats_reference": behaviour.completion_repeats_reference,
+        "void_completion_correlates": behaviour.void_completion_correlates,
         "released_counts_as_captured": behaviour.released_counts_as_captured,
         "final_capture_adds_void_event": behaviour.final_capture_adds_void_event,
         "ledger_max": behaviour.ledger_max,
@@ -172,13 +217,14 @@ async fn reset(Extracted(state): Shared) -> StatusCode {
 async fn no_such_thing() -> Response {
     let there_is =
         "transactions, ledger, requests, faults, tokens/expire, clients/{account}, settings, reset, health";
-    let message = format!("no such admin resource; under /sandbox/v1/ there is {there_is}");
-    (StatusCode::NOT_FOUND, axum::Json(json!({ "error": { "message": message } }))).into_response()
+    Invalid::not_found("path", "no such resource", format!("under /sandbox/v1/ there is {there_is}"))
+        .into_response()
 }
 
 impl From<Refusal> for Invalid {
     /// The books' refusal of something an admin asked for.
     fn from(refusal: Refusal) -> Self {
-        Self::new("transaction", refusal.message)
+        let remedy = "GET /sandbox/v1/transactions/{id} shows what it allows, under sandbox";
+        Self { problem: Some(refusal.message), ..Self::new("transaction", remedy) }
     }
 }

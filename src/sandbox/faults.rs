@@ -12,7 +12,8 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::ledger::{Completion, Failure};
+use super::failure::Failure;
+use super::ledger::Completion;
 use super::random;
 use super::wire::Object;
 
@@ -26,7 +27,7 @@ pub enum Fault {
     Admission(Admission),
     /// The operation is carried out in another way.
     Application(Application),
-    /// GET shows the transaction as it was before, for so long.
+    /// GET shows the transaction as it was before, for so long `[D 12 #6]`.
     ReadLag(Duration),
     /// The answer goes wrong; what was asked is done.
     Delivery(Delivery),
@@ -51,11 +52,11 @@ pub enum Admission {
 /// While the operation is carried out. Strikes capture, refund and void only.
 #[derive(Clone, Debug)]
 pub enum Application {
-    /// A failed event, answered with this status.
+    /// A failed event, answered with this status `[D 5.3]` `[D 12 #1]`.
     Fails { failure: Failure, status: StatusCode },
-    /// Refused with an error body; perhaps with a failed event.
+    /// Refused with an error body; perhaps with a failed event `[D 12 #1]`.
     Declined { status: StatusCode, code: String, failure: Failure, leave_failed_event: bool },
-    /// 202, and a later end.
+    /// 202, and a later end. Any product may do so `[D 12 #11]`.
     AcceptedThen(Completion),
     /// Another amount moves.
     WrongAmount(i64),
@@ -76,7 +77,8 @@ pub enum Delivery {
     Lost(bool),
     /// The answer comes late.
     Delayed(Duration),
-    /// An error answer, although what was asked is done.
+    /// An error answer, although what was asked is done `[D 12 #2]`. On a capture, 503 is described as a conflict
+    /// with another operation, which tells as little about this one `[D 3.5]` `[D 12 #21]`.
     Error { status: StatusCode, code: String, message: String },
     /// Statuses, events, types and fields that no documentation knows.
     UnknownEnumValues,

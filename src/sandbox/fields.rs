@@ -1,18 +1,30 @@
 //! Reading the JSON of the admin API: every mistake names its field and the remedy.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::wire::Object;
 
-/// A mistake in a request to the admin API; answered with 400.
+/// The largest body that is read, here and on Dintero's side.
+pub const BODY_MAX: usize = 1_048_576;
+
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// A mistake in a request to the admin API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
+    /// 400, unless there is a better one.
+    pub status: StatusCode,
     /// The field, or `body`.
     pub field: String,
+    /// What is wrong, where the remedy does not say it all.
+    pub problem: Option<String>,
     /// What to do instead.
     pub remedy: String,
 }
@@ -20,15 +32,25 @@ pub struct Invalid {
 impl Invalid {
     /// A mistake in `field`.
     pub fn new(field: &str, remedy: impl Into<String>) -> Self {
-        Self { field: field.to_owned(), remedy: remedy.into() }
+        let (status, problem) = (StatusCode::BAD_REQUEST, None);
+        Self { status, field: field.to_owned(), problem, remedy: remedy.into() }
+    }
+
+    /// Something that does not exist.
+    pub fn not_found(field: &str, problem: &str, remedy: impl Into<String>) -> Self {
+        let problem = Some(problem.to_owned());
+        Self { status: StatusCode::NOT_FOUND, problem, ..Self::new(field, remedy) }
     }
 }
 
 impl IntoResponse for Invalid {
     fn into_response(self) -> Response {
-        let message = format!("{}: {}", self.field, self.remedy);
+        let message = match &self.problem {
+            Some(problem) => format!("{}: {problem}; {}", self.field, self.remedy),
+            None => format!("{}: {}", self.field, self.remedy),
+        };
         let body = json!({ "error": { "field": self.field, "message": message, "remedy": self.remedy } });
-        (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
+        (self.status, axum::Json(body)).into_response()
     }
 }
 
@@ -39,9 +61,33 @@ pub struct Fields {
     known: Vec<&'static str>,
 }
 
+impl<S: Send + Sync> FromRequest<S> for Fields {
+    type Rejection = Invalid;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Invalid> {
+        let body = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(request.into_body(), BODY_MAX));
+        match body.await {
+            Ok(Ok(body)) => Self::read(&body),
+            _ => Err(Invalid::new("body", format!("send {BODY_MAX} bytes at most, without long pauses"))),
+        }
+    }
+}
+
 impl Fields {
+    /// The parameters of a URL; all are strings.
+    pub fn query(query: Option<&str>) -> Self {
+        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned();
+        Self { object: pairs.map(|(name, value)| (name, value.into())).collect(), known: Vec::new() }
+    }
+
+    /// A number written as a string, as URLs have it.
+    pub fn numeral(&mut self, name: &'static str, default: u64) -> Result<u64, Invalid> {
+        let Some(text) = self.text(name)? else { return Ok(default) };
+        text.parse().map_err(|_| Invalid::new(name, "send an integer from 0"))
+    }
+
     /// The fields of a body; an empty body has none.
-    pub fn read(body: &[u8]) -> Result<Self, Invalid> {
+    fn read(body: &[u8]) -> Result<Self, Invalid> {
         if body.is_empty() {
             return Ok(Self { object: Object::new(), known: Vec::new() });
         }

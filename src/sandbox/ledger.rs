@@ -7,7 +7,7 @@ mod authorize;
 mod guard;
 mod transaction;
 
-pub use apply::{Completion, Done, Failure, Manner, Outcome};
+pub use apply::{Completion, Done, Manner, Outcome};
 pub use authorize::Authorize;
 pub use transaction::{Lag, Opening, TestCard, Transaction};
 
@@ -21,6 +21,9 @@ use super::wire::{self, Item, Object, Refusal};
 
 /// The most transactions that the sandbox keeps.
 pub const TRANSACTIONS_MAX: usize = 1_000_000;
+
+/// The most events of a transaction; beyond, nothing is done to it.
+const EVENTS_MAX: usize = 10_000;
 
 /// A kind of money operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -161,6 +164,8 @@ pub struct Behaviour {
     pub echo_metadata: bool,
     /// A completing event repeats the `event_reference` `[D 12 #12]`.
     pub completion_repeats_reference: bool,
+    /// The event that completes an accepted void names its initiation, as documented for the others `[D 12 #12]`.
+    pub void_completion_correlates: bool,
     /// What is released no longer counts towards the status: captured in full, not in part `[D 12 #8]`.
     pub released_counts_as_captured: bool,
     /// `final_capture` also appends a `VOID` event for the rest `[D 12 #8]`.
@@ -174,6 +179,7 @@ impl Default for Behaviour {
         Self {
             echo_metadata: false,
             completion_repeats_reference: false,
+            void_completion_correlates: true,
             released_counts_as_captured: false,
             final_capture_adds_void_event: false,
             ledger_max: 1_000_000,
@@ -232,7 +238,7 @@ impl Ledger {
         self.transactions.get_mut(id).ok_or_else(Refusal::not_found)
     }
 
-    /// All transactions, the newest first. The order is not documented `[D 6.2]`.
+    /// All transactions, the newest first. The order is not documented `[D 12 #19]`.
     pub fn newest_first(&self) -> impl Iterator<Item = &Transaction> {
         self.order.iter().rev().filter_map(|id| self.transactions.get(id))
     }
@@ -245,6 +251,7 @@ impl Ledger {
     /// Appends an event exactly as given: GET shows it, and nothing else changes.
     pub fn append_raw(&mut self, id: &str, event: Object, now: Timestamp) -> Result<(), Refusal> {
         let transaction = self.get_mut(id)?;
+        transaction.room_for_events()?;
         transaction.events.push(event);
         transaction.updated_at = now;
         Ok(())

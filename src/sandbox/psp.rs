@@ -15,15 +15,13 @@ use serde_json::{Value, json};
 use self::route::{Call, route};
 use super::deliver::{Answer, deliver, lose};
 use super::faults::{Admission, Delivery, Fault};
+use super::fields::{BODY_MAX, BODY_TIMEOUT};
 use super::ledger::Completion;
 use super::line::Connection;
 use super::requests::Entry;
 use super::state::{Core, Now, State};
 use super::token::{Bearer, fingerprint};
 use super::wire::{Refusal, time};
-
-/// The largest body that is read.
-const BODY_MAX: usize = 1_048_576;
 
 /// A request of an API client.
 #[derive(Clone, Debug)]
@@ -96,8 +94,9 @@ async fn answer(state: &Arc<State>, connection: &Connection, request: Request<Bo
 
 async fn receive(request: Request<Body>) -> Result<Received, Refusal> {
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, BODY_MAX).await;
-    let body = body.map_err(|_| Refusal::bad_request("The body cannot be read"))?;
+    let body = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await;
+    let body = body.ok().and_then(Result::ok);
+    let body = body.ok_or_else(|| Refusal::bad_request("The body cannot be read"))?;
     let path = parts.uri.path().to_owned();
     let (call, account) = route(&parts.method, &path);
     let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
@@ -241,7 +240,9 @@ fn authenticate(core: &Core, received: &Received, now: Now) -> Result<Bearer, Re
     let bearer = core.tokens.bearer(&received.headers, now.instant)?;
     match &received.account {
         Some(account) if *account != bearer.account => Err(another_account()),
-        _ => Ok(bearer),
+        _ if received.call.may(bearer.scopes) => Ok(bearer),
+        // 403 is documented, and which scopes are needed; that the one follows from the other is not said.
+        _ => Err(Refusal::new(StatusCode::FORBIDDEN, "FORBIDDEN", "The scope of the token does not suffice")),
     }
 }
 

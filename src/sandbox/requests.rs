@@ -35,6 +35,9 @@ pub struct Entry {
     pub user_agent: Option<String>,
 }
 
+/// The longest text of a caller's that is logged, in characters; what is beyond is cut off.
+const TEXT_MAX: usize = 1_000;
+
 /// The newest requests.
 #[derive(Debug)]
 pub struct Requests {
@@ -55,6 +58,13 @@ impl Requests {
     pub fn receive(&mut self, mut entry: Entry) -> u64 {
         self.sequence += 1;
         entry.sequence = self.sequence;
+        let texts =
+            [&mut entry.transaction, &mut entry.reference, &mut entry.traceparent, &mut entry.user_agent];
+        for text in texts.into_iter().flatten().chain([&mut entry.method, &mut entry.path]) {
+            if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
+                text.truncate(end);
+            }
+        }
         self.entries.push_back(entry);
         while self.entries.len() > self.max {
             self.entries.pop_front();
@@ -98,6 +108,14 @@ mod tests {
         }
         let kept: Vec<_> = requests.entries(None).map(|entry| (entry.sequence, entry.status)).collect();
         assert_eq!(kept, [(2, Some(200)), (3, Some(200))]);
+    }
+
+    #[test]
+    fn what_a_caller_sends_is_not_kept_at_any_length() {
+        let mut requests = Requests::default();
+        requests.receive(Entry { reference: Some("ø".repeat(2_000)), ..Entry::default() });
+        let kept = requests.entries(None).next().and_then(|entry| entry.reference.clone());
+        assert_eq!(kept, Some("ø".repeat(1_000)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,9 @@ use super::{Settings, demo};
 
 /// How long products with asynchronous refunds take, unless told otherwise `[D 12 #11]`.
 const LATER: Duration = Duration::from_secs(2);
+
+/// How much may be put off at a time. What is beyond does not happen: a request is lost, an operation stays open.
+const PUT_OFF_MAX: usize = 10_000;
 
 /// What the sandbox remembers.
 #[derive(Debug)]
@@ -29,8 +33,10 @@ pub struct Core {
     pub requests: Requests,
     /// How long products with asynchronous refunds take.
     pub later: Duration,
-    /// Counts resets: what was put off before a reset does not happen after it.
+    /// Counts resets.
     generation: u64,
+    /// What was put off before a reset does not happen after it.
+    forget: CancellationToken,
 }
 
 /// The state, shared by all handlers.
@@ -39,6 +45,7 @@ pub struct State {
     settings: Settings,
     core: Mutex<Core>,
     stop: CancellationToken,
+    put_off: Arc<Semaphore>,
 }
 
 /// One moment on both clocks: the calendar's for what is shown, the monotonic one for what expires.
@@ -58,7 +65,7 @@ impl Now {
 }
 
 impl Core {
-    fn new(settings: &Settings, generation: u64) -> Self {
+    fn new(settings: &Settings, generation: u64, stop: &CancellationToken) -> Self {
         let mut ledger = Ledger::new(settings.seed);
         if settings.demo_transactions {
             demo::open_all(&mut ledger, Timestamp::now());
@@ -72,6 +79,7 @@ impl Core {
             requests: Requests::default(),
             later: LATER,
             generation,
+            forget: stop.child_token(),
         }
     }
 }
@@ -79,8 +87,8 @@ impl Core {
 impl State {
     /// The state at start. Work that was put off ends when `stop` is cancelled.
     pub fn new(settings: Settings, stop: CancellationToken) -> Self {
-        let core = Mutex::new(Core::new(&settings, 0));
-        Self { settings, core, stop }
+        let core = Mutex::new(Core::new(&settings, 0, &stop));
+        Self { settings, core, stop, put_off: Arc::new(Semaphore::new(PUT_OFF_MAX)) }
     }
 
     /// The state. Never keep it across an await.
@@ -91,18 +99,24 @@ impl State {
     /// Back to the start.
     pub fn reset(&self) {
         let mut core = self.lock();
-        *core = Core::new(&self.settings, core.generation + 1);
+        core.forget.cancel();
+        *core = Core::new(&self.settings, core.generation + 1, &self.stop);
     }
 
     /// Runs `work` after `delay`, unless the sandbox was reset or stopped meanwhile.
     pub fn put_off(self: &Arc<Self>, delay: Duration, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let Ok(permit) = Arc::clone(&self.put_off).try_acquire_owned() else {
+            tracing::warn!(most = PUT_OFF_MAX, "too much is put off; what came last will not happen");
+            return;
+        };
         let state = Arc::clone(self);
-        let generation = self.lock().generation;
+        let forget = self.lock().forget.clone();
         tokio::spawn(async move {
-            let due = state.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
-            if due.is_some() && state.lock().generation == generation {
+            let due = forget.run_until_cancelled(tokio::time::sleep(delay)).await;
+            if due.is_some() && !forget.is_cancelled() {
                 work(&state);
             }
+            drop(permit);
         });
     }
 
@@ -117,12 +131,47 @@ impl State {
             return;
         }
         self.put_off(completion.after, move |state| {
-            let outcome = completion.outcome;
+            let outcome = &completion.outcome;
             let ended =
                 state.lock().ledger.complete(&transaction, Some(&request_id), outcome, Timestamp::now());
             if let Err(refusal) = ended {
                 tracing::warn!(transaction, message = refusal.message, "an accepted operation could not end");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Puts so much off, lets the time pass, and says how much of it happened.
+    async fn happened(count: usize, reset: bool) -> usize {
+        let state = Arc::new(State::new(Settings::default(), CancellationToken::new()));
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..count {
+            let done = Arc::clone(&done);
+            state.put_off(Duration::from_secs(1), move |_| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        if reset {
+            state.reset();
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await; // the clock is paused: no time is lost
+        done.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_off_has_a_bound() {
+        assert_eq!(happened(3, false).await, 3);
+        assert_eq!(happened(PUT_OFF_MAX + 5, false).await, PUT_OFF_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_forgets_what_was_put_off() {
+        assert_eq!(happened(3, true).await, 0);
     }
 }

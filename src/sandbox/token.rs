@@ -1,4 +1,4 @@
-//! Access tokens `[D 2]`: issued for client credentials, opaque to the client, refused once expired.
+//! Access tokens `[D 2.2]`: issued for client credentials, opaque to the client, refused once expired.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,8 +12,15 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::Account;
+use super::fields::Invalid;
 use super::random::Random;
 use super::wire::Refusal;
+
+/// The most accounts, each with its API client.
+pub const ACCOUNTS_MAX: usize = 10_000;
+
+/// The longest life of a token: a year.
+const LIFE_MAX: Duration = Duration::from_hours(365 * 24);
 
 /// The most tokens that are remembered; the oldest go first.
 const TOKENS_MAX: usize = 100_000;
@@ -21,13 +28,21 @@ const TOKENS_MAX: usize = 100_000;
 /// The accounts, their credentials, and the tokens that were issued.
 #[derive(Debug)]
 pub struct Tokens {
-    /// The API clients, one for each account.
-    pub accounts: Vec<Account>,
+    clients: Vec<(Account, Scopes)>,
     /// How long a new token lives.
     pub life: Duration,
     issued: HashMap<String, Issued>,
     oldest_first: VecDeque<String>,
     random: Random,
+}
+
+/// What an API client may do `[D 2.4]`. `admin:checkout` is both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scopes {
+    /// `read:checkout`: GET and the list.
+    pub read: bool,
+    /// `write:checkout`: capture, refund, void and PUT.
+    pub write: bool,
 }
 
 /// Whom a valid token speaks for.
@@ -37,6 +52,8 @@ pub struct Bearer {
     pub account: String,
     /// The API client, which becomes `created_by` on events.
     pub client_id: String,
+    /// What the client might do when the token was issued.
+    pub scopes: Scopes,
 }
 
 #[derive(Debug)]
@@ -45,11 +62,50 @@ struct Issued {
     expires: Instant,
 }
 
+impl Scopes {
+    const ALL: Self = Self { read: true, write: true };
+
+    /// Reads `scopes`; all when absent.
+    pub fn read(value: Option<Value>) -> Result<Self, Invalid> {
+        let Some(value) = value else { return Ok(Self::ALL) };
+        let mut scopes = Self { read: false, write: false };
+        let remedy = "send an array of admin:checkout, read:checkout, write:checkout";
+        let invalid = || Invalid::new("scopes", remedy);
+        for scope in value.as_array().ok_or_else(invalid)? {
+            match scope.as_str() {
+                Some("admin:checkout") => scopes = Self::ALL,
+                Some("read:checkout") => scopes.read = true,
+                Some("write:checkout") => scopes.write = true,
+                _ => return Err(invalid()),
+            }
+        }
+        Ok(scopes)
+    }
+}
+
 impl Tokens {
     /// No token issued yet.
     pub fn new(accounts: Vec<Account>, life: Duration, seed: u64) -> Self {
         let random = Random::new(seed ^ 0x0074_6f6b_656e);
-        Self { accounts, life, issued: HashMap::new(), oldest_first: VecDeque::new(), random }
+        let clients = accounts.into_iter().map(|account| (account, Scopes::ALL)).collect();
+        let life = life.min(LIFE_MAX);
+        Self { clients, life, issued: HashMap::new(), oldest_first: VecDeque::new(), random }
+    }
+
+    /// The account that new transactions belong to unless they say otherwise.
+    pub fn first_account(&self) -> Option<&str> {
+        self.clients.first().map(|(account, _)| account.id.as_str())
+    }
+
+    /// Gives an account another API client, or opens the account; `false` when there are too many.
+    pub fn put_client(&mut self, account: Account, scopes: Scopes) -> bool {
+        let full = self.clients.len() >= ACCOUNTS_MAX;
+        match self.clients.iter_mut().find(|(known, _)| known.id == account.id) {
+            Some(known) => *known = (account, scopes),
+            None if full => return false,
+            None => self.clients.push((account, scopes)),
+        }
+        true
     }
 
     /// Answers `POST /v1/accounts/{account}/auth/token` `[D 2.1]`.
@@ -64,9 +120,9 @@ impl Tokens {
         let forbidden = |why: &str| Refusal::new(StatusCode::FORBIDDEN, "FORBIDDEN", why);
         let (client_id, secret) =
             basic(headers).ok_or_else(|| unauthorized("Basic credentials are missing"))?;
-        let client =
-            self.accounts.iter().find(|one| one.client_id == client_id && one.client_secret == secret);
-        let client = client.ok_or_else(|| unauthorized("Invalid client credentials"))?;
+        let mut clients = self.clients.iter();
+        let client = clients.find(|(one, _)| one.client_id == client_id && one.client_secret == secret);
+        let (client, scopes) = client.ok_or_else(|| unauthorized("Invalid client credentials"))?;
         let body: Value = serde_json::from_slice(body)
             .map_err(|_| Refusal::bad_request("The body must be a JSON object"))?;
         let text = |name: &str| body.get(name).and_then(Value::as_str);
@@ -82,7 +138,7 @@ impl Tokens {
         if client.id != account {
             return Err(forbidden("The client belongs to another account"));
         }
-        let bearer = Bearer { account: client.id.clone(), client_id };
+        let bearer = Bearer { account: client.id.clone(), client_id, scopes: *scopes };
         Ok(json!({
             "access_token": self.mint(bearer, now),
             "token_type": "Bearer",
@@ -106,6 +162,7 @@ impl Tokens {
         before - self.issued.len()
     }
 
+    /// Earlier tokens keep working `[D 12 #25]`.
     fn mint(&mut self, bearer: Bearer, now: Instant) -> String {
         let header = json!({ "alg": "RS256", "typ": "JWT" });
         let claims = json!({

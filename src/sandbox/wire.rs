@@ -1,5 +1,7 @@
 //! The JSON that Dintero speaks: error bodies `[D 8]`, items `[D 3.4]` and events `[D 5.1]`.
 
+use std::collections::HashSet;
+
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -68,6 +70,7 @@ impl Item {
         let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
         let list = value.as_array().ok_or("items must be an array of objects")?;
         let mut items: Vec<Item> = Vec::with_capacity(list.len());
+        let mut ids = HashSet::with_capacity(list.len());
         for (place, value) in list.iter().enumerate() {
             let fields = value.as_object().ok_or(format!("items[{place}] must be an object"))?;
             let line_id = fields.get("line_id").and_then(Value::as_str).filter(|id| !id.is_empty());
@@ -75,18 +78,43 @@ impl Item {
             let amount =
                 fields.get("amount").and_then(Value::as_i64).filter(|amount| amount.abs() <= INT32_MAX);
             let amount = amount.ok_or(format!("items[{place}].amount must be an int32"))?;
-            if items.iter().any(|item| item.line_id == line_id) {
+            if !ids.insert(line_id.clone()) {
                 return Err(format!("items[{place}].line_id {line_id} occurs twice"));
+            }
+            if !fields.get("splits").is_none_or(splits_are_valid) {
+                return Err(format!(
+                    "items[{place}].splits must be an array of payout_destination_id and amount"
+                ));
             }
             items.push(Item { line_id, amount, fields: fields.clone() });
         }
         Ok(items)
     }
 
+    /// Whether the session left to the capture who is paid: its `splits` are there and empty `[D 3.7]`.
+    pub fn splits_are_open(&self) -> bool {
+        self.fields.get("splits").and_then(Value::as_array).is_some_and(Vec::is_empty)
+    }
+
+    /// Whether it says who is paid.
+    pub fn has_splits(&self) -> bool {
+        self.fields.get("splits").and_then(Value::as_array).is_some_and(|splits| !splits.is_empty())
+    }
+
     /// The items as they came.
     pub fn values(items: &[Item]) -> Vec<Value> {
         items.iter().map(|item| Value::Object(item.fields.clone())).collect()
     }
+}
+
+/// Only the form of splits is looked at, as at Dintero `[D 3.7]`.
+fn splits_are_valid(splits: &Value) -> bool {
+    let valid = |split: &Value| {
+        let amount = split.get("amount").and_then(Value::as_i64);
+        split.get("payout_destination_id").is_some_and(Value::is_string)
+            && amount.is_some_and(|amount| amount.abs() <= INT32_MAX)
+    };
+    splits.is_null() || splits.as_array().is_some_and(|splits| splits.iter().all(valid))
 }
 
 /// An event as Dintero shows it `[D 5.1]`.

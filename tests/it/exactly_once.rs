@@ -482,6 +482,27 @@ async fn an_accepted_refund_that_fails_unclearly_is_believed_only_after_a_time_a
 }
 
 #[tokio::test]
+async fn an_accepted_refund_that_is_declined_later_is_declined() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let swish = "T12345678.demoSwish0000000000001";
+    let fault = json!({
+        "operation": "refund", "fault": "accepted_then", "outcome": "failed", "delay_ms": 300,
+        "error_type": "DECLINED", "message": "Declined by the bank"
+    });
+    app.world.fault(fault).await;
+    let mut message = refund(swish, 1_000);
+    message.r#async = true;
+    let pending = orders.refund_with("k", message).await.unwrap().operation;
+    assert_eq!(pending.state(), Pending);
+    orders.settled("k", Declined).await;
+    let refused = orders.refund("k", swish, 1_000).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DECLINED"));
+    assert_eq!(app.moved(swish).await, []);
+    assert_eq!(app.posts(swish).await, 1);
+}
+
+#[tokio::test]
 async fn a_void_that_was_done_already_is_a_success_and_sends_nothing() {
     let app = TestApp::start().await;
     let orders = app.orders().await;

@@ -6,8 +6,11 @@
 pub mod world;
 
 mod admin;
+mod command;
 mod docs;
+mod documented;
 mod faults;
+mod marks;
 mod misapplied;
 mod operations;
 mod products;

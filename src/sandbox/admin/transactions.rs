@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::{Path, State as Extracted};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Reply, Shared};
+use crate::sandbox::failure::Failure;
 use crate::sandbox::fields::{Fields, Invalid, required};
 use crate::sandbox::ledger::{Kind, Manner, Opening, Order, Outcome, TestCard, Transaction};
 use crate::sandbox::products::rules;
@@ -53,10 +53,10 @@ pub fn is_account(id: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-async fn create(Extracted(state): Shared, body: Bytes) -> Reply {
+async fn create(Extracted(state): Shared, fields: Fields) -> Reply {
     let mut core = state.lock();
-    let default_account = core.tokens.accounts.first().map(|account| account.id.clone());
-    let opening = opening(Fields::read(&body)?, default_account)?;
+    let default_account = core.tokens.first_account().map(str::to_owned);
+    let opening = opening(fields, default_account)?;
     let created =
         core.ledger.open(opening, Now::read().wall).map_err(|problem| Invalid::new("id", problem))?;
     Ok((StatusCode::CREATED, axum::Json(raw(created))).into_response())
@@ -69,20 +69,19 @@ async fn list(Extracted(state): Shared) -> Response {
     axum::Json(all).into_response()
 }
 
-async fn show(Extracted(state): Shared, Path(id): Path<String>) -> Response {
+async fn show(Extracted(state): Shared, Path(id): Path<String>) -> Reply {
     show_in(&state.lock(), &id)
 }
 
-async fn append_event(Extracted(state): Shared, Path(id): Path<String>, body: Bytes) -> Reply {
-    let event = Fields::read(&body)?.object().clone();
+async fn append_event(Extracted(state): Shared, Path(id): Path<String>, fields: Fields) -> Reply {
+    let event = fields.object().clone();
     if event.is_empty() {
         return Err(Invalid::new("body", "send the event as a JSON object"));
     }
     changed(&state, &id, |core| core.ledger.append_raw(&id, event, Now::read().wall))
 }
 
-async fn backoffice(Extracted(state): Shared, Path(id): Path<String>, body: Bytes) -> Reply {
-    let mut fields = Fields::read(&body)?;
+async fn backoffice(Extracted(state): Shared, Path(id): Path<String>, mut fields: Fields) -> Reply {
     let kind = fields.choice("kind", &["capture", "refund", "void"])?.and_then(Kind::named);
     let kind = required("kind", kind, "send capture, refund or void")?;
     let amount = fields.integer("amount", 1..=INT32_MAX)?;
@@ -103,14 +102,13 @@ async fn backoffice(Extracted(state): Shared, Path(id): Path<String>, body: Byte
     Ok(reply)
 }
 
-async fn complete(Extracted(state): Shared, Path(id): Path<String>, body: Bytes) -> Reply {
-    let mut fields = Fields::read(&body)?;
+async fn complete(Extracted(state): Shared, Path(id): Path<String>, mut fields: Fields) -> Reply {
     let outcome = match fields.choice("outcome", &["done", "failed"])? {
-        Some("failed") => Outcome::Failed,
+        Some("failed") => Outcome::Failed(Failure::read(&mut fields, Failure::timed_out())?),
         _ => Outcome::Done,
     };
     fields.finish()?;
-    changed(&state, &id, |core| core.ledger.complete(&id, None, outcome, Now::read().wall).map(drop))
+    changed(&state, &id, |core| core.ledger.complete(&id, None, &outcome, Now::read().wall).map(drop))
 }
 
 async fn expire(Extracted(state): Shared, Path(id): Path<String>) -> Reply {
@@ -130,14 +128,16 @@ fn changed(
     if core.ledger.get(id).is_ok() {
         change(&mut core)?;
     }
-    Ok(show_in(&core, id))
+    show_in(&core, id)
 }
 
-fn show_in(core: &Core, id: &str) -> Response {
-    match core.ledger.get(id) {
-        Ok(transaction) => axum::Json(raw(transaction)).into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+fn show_in(core: &Core, id: &str) -> Reply {
+    let missing = |_| {
+        let remedy = "GET /sandbox/v1/transactions lists all";
+        Invalid::not_found("transaction", "there is none of this id", remedy)
+    };
+    let transaction = core.ledger.get(id).map_err(missing)?;
+    Ok(axum::Json(raw(transaction)).into_response())
 }
 
 /// The transaction as it truly is, without lag, with what Dintero does not show.
@@ -176,7 +176,11 @@ fn opening(mut fields: Fields, default_account: Option<String>) -> Result<Openin
         Item::list(fields.value("items").as_ref()).map_err(|problem| Invalid::new("items", problem))?;
     let sum = items.iter().map(|item| item.amount).sum::<i64>();
     let least = i64::from(!rules(&product_type).zero_amount);
-    let amount = fields.integer("amount", least..=INT32_MAX)?.or((!items.is_empty()).then_some(sum));
+    let amount = fields.integer("amount", least..=INT32_MAX)?;
+    if amount.is_none() && !items.is_empty() && !(least..=INT32_MAX).contains(&sum) {
+        return Err(Invalid::new("items", format!("send amounts that add up to {least} to {INT32_MAX}")));
+    }
+    let amount = amount.or((!items.is_empty()).then_some(sum));
     let amount = required("amount", amount, "send minor units, or items that add up to them")?;
     let test_card = fields.text("test_card")?;
     let test_card = test_card.map(|number| {

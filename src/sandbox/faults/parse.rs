@@ -5,12 +5,13 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{Admission, Application, Delivery, Fault, Target, Waiting};
+use crate::sandbox::failure::Failure;
 use crate::sandbox::fields::{Fields, Invalid, required};
-use crate::sandbox::ledger::{Completion, Failure, Outcome};
+use crate::sandbox::ledger::{Completion, Outcome};
 use crate::sandbox::wire::INT32_MAX;
 
 /// Every fault by name.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "answer_lost_before_applying",
     "answer_lost_after_applying",
     "delayed_answer",
@@ -36,31 +37,10 @@ const NAMES: [&str; 27] = [
     "huge_body",
     "truncated_json",
     "slow_drip",
+    "bad_request",
     "not_found",
     "forbidden",
 ];
-
-const ERROR_TYPES: [&str; 17] = [
-    "ERROR",
-    "DECLINED",
-    "ISSUER_ERROR",
-    "PICK_UP_CARD",
-    "INVALID_MERCHANT",
-    "INVALID_TRANSACTION",
-    "INVALID_AMOUNT",
-    "INSUFFICIENT_FUNDS",
-    "CLOSED_ACCOUNT",
-    "EXPIRED_CARD",
-    "EXCEEDS_APPROVAL_LIMIT",
-    "EXCEEDS_WITHDRAWAL_FREQUENCY_LIMIT",
-    "RESTRICTED_CARD",
-    "PIN_REQUIRED",
-    "FAILED_VERIFICATION",
-    "ADDITIONAL_VERIFICATION_REQUIRED",
-    "UNKNOWN",
-];
-
-const RETRY_CODES: [&str; 3] = ["DO_NOT_RETRY", "RETRY_IMMEDIATELY", "RETRY_AFTER_DELAY"];
 
 /// The longest delay of any fault: a day, in milliseconds.
 const DELAY_MS_MAX: u64 = 86_400_000;
@@ -117,6 +97,7 @@ fn fault(name: &str, fields: &mut Fields) -> Result<Fault, Invalid> {
             }
         }
         "unauthorized_once" => refused(fields, StatusCode::UNAUTHORIZED)?,
+        "bad_request" => refused(fields, StatusCode::BAD_REQUEST)?,
         "forbidden" => refused(fields, StatusCode::FORBIDDEN)?,
         "not_found" => refused(fields, StatusCode::NOT_FOUND)?,
         "conflict_409" => refused(fields, StatusCode::CONFLICT)?,
@@ -154,20 +135,20 @@ fn application(name: &str, fields: &mut Fields) -> Result<Application, Invalid> 
     Ok(match name {
         "success_false" => {
             let status = status(fields, StatusCode::OK, 200..=599)?;
-            let failure = failure(fields)?;
+            let failure = Failure::read(fields, Failure::declined())?;
             Application::Fails { failure, status }
         }
         "declined" => {
             let status = status(fields, StatusCode::BAD_REQUEST, 400..=499)?;
             let leave_failed_event = fields.flag("leave_failed_event")?.unwrap_or(false);
-            let failure = failure(fields)?;
+            let failure = Failure::read(fields, Failure::declined())?;
             let code = failure.code.clone().unwrap_or_else(|| "DECLINED".to_owned());
             Application::Declined { status, code, failure, leave_failed_event }
         }
         "accepted_then" => {
             let outcome = fields.choice("outcome", &["done", "failed", "never"])?;
             let outcome = match required("outcome", outcome, "send done, failed or never")? {
-                "failed" => Outcome::Failed,
+                "failed" => Outcome::Failed(Failure::read(fields, Failure::timed_out())?),
                 "never" => Outcome::Never,
                 _ => Outcome::Done,
             };
@@ -192,17 +173,6 @@ fn probability(fields: &mut Fields) -> Result<Option<u64>, Invalid> {
     let share = value.as_f64().filter(|share| (0.0..=1.0).contains(share));
     let share = share.ok_or_else(|| Invalid::new("probability", "send a number from 0 to 1"))?;
     Ok(Some((share * 4_294_967_296.0) as u64))
-}
-
-fn failure(fields: &mut Fields) -> Result<Failure, Invalid> {
-    let message = fields.text("message")?.unwrap_or_else(|| "Declined by the provider".to_owned());
-    Ok(Failure {
-        message,
-        error_type: fields.choice("error_type", &ERROR_TYPES)?.unwrap_or("DECLINED").to_owned(),
-        code: fields.text("code")?,
-        retry_code: fields.choice("retry_code", &RETRY_CODES)?.map(str::to_owned),
-        correction: fields.flag("correction")?.unwrap_or(false),
-    })
 }
 
 fn refused(fields: &mut Fields, status: StatusCode) -> Result<Fault, Invalid> {

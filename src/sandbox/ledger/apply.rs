@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::guard::guard;
 use super::transaction::Open;
 use super::{Kind, Ledger, Order, Transaction};
-use crate::sandbox::wire::{Event, Item, Object, Refusal, time};
+use crate::sandbox::failure::Failure;
+use crate::sandbox::wire::{Event, Item, Refusal, time};
 
 /// How an operation is carried out.
 #[derive(Clone, Debug, Default)]
@@ -30,23 +31,8 @@ pub enum Manner {
     WithoutReference,
 }
 
-/// An operation that the provider refused.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// `error.message`.
-    pub message: String,
-    /// One of the documented types, such as `DECLINED`.
-    pub error_type: String,
-    /// `error.code`.
-    pub code: Option<String>,
-    /// One of the documented retry codes.
-    pub retry_code: Option<String>,
-    /// The event also carries a `correction`, which tells the unchanged state.
-    pub correction: bool,
-}
-
 /// What becomes of an accepted operation, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// What becomes of it.
     pub outcome: Outcome,
@@ -55,12 +41,12 @@ pub struct Completion {
 }
 
 /// How an accepted operation ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The money moves.
     Done,
     /// The provider refuses.
-    Failed,
+    Failed(Failure),
     /// It stays open.
     Never,
 }
@@ -86,34 +72,9 @@ struct Note<'a> {
     correction: Option<Value>,
 }
 
-impl Failure {
-    /// What the test cards and failed completions say `[D 9]`.
-    pub fn timed_out() -> Self {
-        Self {
-            message: "Operation timed out".to_owned(),
-            error_type: "ERROR".to_owned(),
-            code: None,
-            retry_code: None,
-            correction: false,
-        }
-    }
-
-    fn error(&self) -> Value {
-        let mut error = Object::new();
-        error.insert("message".to_owned(), self.message.clone().into());
-        error.insert("type".to_owned(), json!([self.error_type]));
-        if let Some(code) = &self.code {
-            error.insert("code".to_owned(), code.clone().into());
-        }
-        if let Some(code) = &self.retry_code {
-            error.insert("retry_policy".to_owned(), json!({ "retry_codes": [code] }));
-        }
-        Value::Object(error)
-    }
-}
-
 impl Ledger {
-    /// Carries out an operation. There is no deduplication: a repeated reference is applied again `[D 7]`.
+    /// Carries out an operation. There is no deduplication: a repeated reference is applied again `[D 7]`
+    /// `[D 12 #3]`.
     ///
     /// `later` is how long products with asynchronous refunds take.
     pub fn operate(
@@ -124,6 +85,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Done, Refusal> {
         let transaction = self.get(&order.transaction)?;
+        transaction.room_for_events()?;
         let amount = guard(transaction, order)?;
         let card = transaction.opening.test_card.and_then(|card| card.times_out);
         let product_later = order.kind == Kind::Refund && transaction.rules().refund_later;
@@ -135,7 +97,7 @@ impl Ledger {
         }
         match manner {
             Manner::Fails(failure) => self.fail(order, failure, now),
-            Manner::Later(completion) => self.accept(order, amount, *completion, now),
+            Manner::Later(completion) => self.accept(order, amount, completion.clone(), now),
             Manner::Plainly if product_later => {
                 self.accept(order, amount, Completion { outcome: Outcome::Done, after: later }, now)
             }
@@ -148,7 +110,7 @@ impl Ledger {
             Manner::Contradicting(true) => self.withdraw(order, amount, now),
             Manner::Contradicting(false) => {
                 let done = self.apply(order, amount, self.reference(order), None, now)?;
-                self.deny_last(&order.transaction)?;
+                self.deny_last(&order.transaction, now)?;
                 Ok(done)
             }
         }
@@ -156,11 +118,12 @@ impl Ledger {
 
     /// Appends a failed event; nothing moves.
     pub fn fail(&mut self, order: &Order, failure: &Failure, now: Timestamp) -> Result<Done, Refusal> {
+        self.get(&order.transaction)?.room_for_events()?;
         let request_id = self.random_uuid();
         let transaction = self.get(&order.transaction)?;
         let note = Note {
             correction: failure.correction.then(|| transaction.correction()),
-            error: Some(failure.error()),
+            error: Some(failure.error(now)),
             ..Note::of(order.kind.event(), order.amount, &request_id, self.reference(order))
         };
         self.append(order, Note { success: false, ..note }, now)?;
@@ -172,7 +135,7 @@ impl Ledger {
         &mut self,
         transaction: &str,
         request_id: Option<&str>,
-        outcome: Outcome,
+        outcome: &Outcome,
         now: Timestamp,
     ) -> Result<usize, Refusal> {
         let open = &self.get(transaction)?.open;
@@ -189,17 +152,20 @@ impl Ledger {
         Ok(ids.len())
     }
 
-    fn end(&mut self, open: &Open, outcome: Outcome, now: Timestamp) -> Result<(), Refusal> {
+    fn end(&mut self, open: &Open, outcome: &Outcome, now: Timestamp) -> Result<(), Refusal> {
         let repeats = self.behaviour.completion_repeats_reference;
         let reference = self.reference(&open.order).filter(|_| repeats); // [D 12 #12]
-        let correlation = Some(open.request_id.as_str());
+        let correlates = open.order.kind != Kind::Void || self.behaviour.void_completion_correlates;
+        let correlation = Some(open.request_id.as_str()).filter(|_| correlates); // [D 12 #12]
         match outcome {
             Outcome::Done => self.apply(&open.order, open.amount, reference, correlation, now).map(drop),
-            Outcome::Failed => {
-                let request_id = self.random_uuid();
+            Outcome::Failed(failure) => {
+                let (request_id, correction) =
+                    (self.random_uuid(), self.get(&open.order.transaction)?.correction());
                 let note = Note {
                     correlation,
-                    error: Some(Failure::timed_out().error()),
+                    correction: failure.correction.then_some(correction),
+                    error: Some(failure.error(now)),
                     ..Note::of(open.order.kind.event(), open.amount, &request_id, reference)
                 };
                 self.append(&open.order, Note { success: false, ..note }, now).map(drop)
@@ -244,6 +210,7 @@ impl Ledger {
                 }
             }
             Kind::Refund => {
+                // One event, whichever captures Dintero takes it from [D 12 #28].
                 transaction.refunded += amount;
                 transaction.refunded_at.push(now);
             }
@@ -279,12 +246,12 @@ impl Ledger {
     }
 
     /// Turns the last event into one that claims failure, whose `correction` tells that the money moved.
-    fn deny_last(&mut self, transaction: &str) -> Result<(), Refusal> {
+    fn deny_last(&mut self, transaction: &str, now: Timestamp) -> Result<(), Refusal> {
         let transaction = self.get_mut(transaction)?;
         let correction = transaction.correction();
         if let Some(event) = transaction.events.last_mut() {
             event.insert("success".to_owned(), false.into());
-            event.insert("error".to_owned(), Failure::timed_out().error());
+            event.insert("error".to_owned(), Failure::timed_out().error(now));
             event.insert("correction".to_owned(), correction);
         }
         Ok(())

@@ -27,6 +27,7 @@ impl Ledger {
     pub fn authorize(&mut self, id: &str, request: Authorize, now: Timestamp) -> Result<(), Refusal> {
         let ids = (self.random.uuid(), self.random.uuid());
         let transaction = self.get_mut(id)?;
+        transaction.room_for_events()?;
         check(transaction, &request)?;
         if let Some(amount) = request.amount {
             transaction.opening.amount = amount;

@@ -4,7 +4,7 @@
 
 use super::{Kind, Order, Source, Transaction};
 use crate::sandbox::products::Items;
-use crate::sandbox::wire::Refusal;
+use crate::sandbox::wire::{Item, Refusal};
 
 /// How many minor units the order moves, or why it may not.
 pub fn guard(transaction: &Transaction, order: &Order) -> Result<i64, Refusal> {
@@ -55,6 +55,7 @@ fn refund(transaction: &Transaction, order: &Order) -> Result<(), String> {
     if transaction.captured == 0 && transaction.captured_at.is_empty() {
         return Err(format!("Transaction is {}", transaction.status()));
     }
+    // No limit by time or balance [D 12 #26].
     bounded(order.amount, transaction.refundable(), "remaining captured")
 }
 
@@ -83,7 +84,11 @@ fn bounded(amount: i64, remaining: i64, of: &str) -> Result<(), String> {
 
 fn lines(transaction: &Transaction, order: &Order) -> Result<(), String> {
     let rule = transaction.rules().items;
+    let needs_splits = |line: &&Item| order.kind == Kind::Capture && line.splits_are_open();
     if order.items.is_empty() {
+        if transaction.opening.items.iter().any(|line| needs_splits(&line)) {
+            return Err("items is required: splits come with the capture".to_owned()); // [D 3.7]
+        }
         let remaining = match order.kind {
             Kind::Refund => transaction.refundable(),
             Kind::Capture | Kind::Void => transaction.capturable(),
@@ -104,6 +109,9 @@ fn lines(transaction: &Transaction, order: &Order) -> Result<(), String> {
         let line_id = &item.line_id;
         let line = transaction.opening.items.iter().find(|line| &line.line_id == line_id);
         let line = line.ok_or_else(|| format!("invalid_items: no line {line_id} in the transaction"))?;
+        if needs_splits(&line) && !item.has_splits() {
+            return Err(format!("invalid_items: line {line_id} needs splits")); // [D 3.7]
+        }
         let left = line.amount - transaction.line_moved(order.kind, line_id);
         let exceeds = if line.amount < 0 { item.amount < left } else { item.amount > left };
         if exceeds {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::sandbox::failure::Failure;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ fn steps() -> impl Strategy<Value = Step> {
         6 => (kinds(), 1..60_i64, any::<bool>(), twists())
             .prop_map(|(kind, amount, last, twist)| Step::Operate(kind, amount, last, twist)),
         1 => (kinds(), 1..60_i64).prop_map(|(kind, amount)| Step::Backoffice(kind, amount)),
-        2 => prop_oneof![Just(Outcome::Done), Just(Outcome::Failed)].prop_map(Step::Complete),
+        2 => prop_oneof![Just(Outcome::Done), Just(Outcome::Failed(Failure::timed_out()))].prop_map(Step::Complete),
     ]
 }
 
@@ -83,7 +84,7 @@ proptest! {
                 Step::Backoffice(kind, amount) => {
                     ledger.operate(&Order::backoffice(&id, kind, amount), &Manner::Plainly, Duration::ZERO, now).map(drop)
                 }
-                Step::Complete(outcome) => ledger.complete(&id, None, outcome, now).map(drop),
+                Step::Complete(outcome) => ledger.complete(&id, None, &outcome, now).map(drop),
             };
             let after = ledger.get(&id).unwrap();
             if outcome.is_err() {
@@ -105,6 +106,24 @@ proptest! {
             prop_assert_eq!(shown("REFUND"), after.refunded);
         }
     }
+}
+
+/// Nothing is done beyond the events that are kept, and nothing moves then.
+#[test]
+fn a_history_has_an_end() {
+    let now = Timestamp::UNIX_EPOCH;
+    let mut ledger = Ledger::new(1);
+    let id = ledger.open(Opening::card("T12345678", 100_000), now).unwrap().id.clone();
+    let room = EVENTS_MAX - ledger.get(&id).unwrap().events.len();
+    let capture = order(&id, Kind::Capture, 1, false);
+    for _ in 0..room {
+        ledger.operate(&capture, &Manner::Plainly, Duration::ZERO, now).unwrap();
+    }
+    let refusal = ledger.operate(&capture, &Manner::Plainly, Duration::ZERO, now).unwrap_err();
+    assert!(refusal.message.contains("10000"), "{}", refusal.message);
+    assert!(ledger.append_raw(&id, Object::new(), now).is_err());
+    assert!(ledger.fail(&capture, &Failure::timed_out(), now).is_err());
+    assert_eq!(usize::try_from(ledger.get(&id).unwrap().captured), Ok(room));
 }
 
 /// The status by the sums `[D 4.1]`, row by row.

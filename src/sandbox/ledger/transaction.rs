@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Kind, Order};
+use super::{EVENTS_MAX, Kind, Order};
 use crate::sandbox::products::{self, Rules};
 use crate::sandbox::random::Random;
-use crate::sandbox::wire::{Event, Item, Object, time};
+use crate::sandbox::wire::{Event, Item, Object, Refusal, time};
 
 /// How a transaction comes into being.
 #[derive(Clone, Debug)]
@@ -272,6 +272,22 @@ impl Transaction {
         self.open.iter().filter(|open| open.order.kind == kind).map(|open| open.amount).sum()
     }
 
+    /// Refuses what would make the history longer than the sandbox keeps it. No limit of Dintero's is known.
+    pub fn room_for_events(&self) -> Result<(), Refusal> {
+        if self.events.len() < EVENTS_MAX {
+            return Ok(());
+        }
+        let message = format!("The sandbox keeps {EVENTS_MAX} events of a transaction; take another one");
+        Err(Refusal::bad_request(message))
+    }
+
+    /// The status that GET shows at this moment.
+    pub fn status_shown(&self, now: Instant) -> String {
+        let lagging = self.lag.as_ref().filter(|lag| now < lag.until);
+        let shown = lagging.and_then(|lag| lag.shown.get("status")?.as_str());
+        shown.map_or_else(|| self.status(), str::to_owned)
+    }
+
     /// A `correction` that tells the present state `[D 5.1]`.
     pub fn correction(&self) -> Value {
         json!({
@@ -290,7 +306,7 @@ impl Transaction {
         }
     }
 
-    /// The transaction as Dintero shows it `[D 4]`, without lag.
+    /// The transaction as Dintero shows it `[D 4]`, without lag and with all its events `[D 12 #20]`.
     pub fn truth(&self) -> Value {
         let opening = &self.opening;
         let mut object = json!({

@@ -11,6 +11,18 @@ use crate::sandbox::state::Now;
 use crate::sandbox::token::Bearer;
 use crate::sandbox::wire::Refusal;
 
+/// Filters by what the sandbox's transactions do not have: none passes.
+const ABSENT: [&str; 8] = [
+    "card_brand",
+    "store_id",
+    "terminal_id",
+    "payout_correlation_id",
+    "payout_destination_id",
+    "payment_operation",
+    "customer_id",
+    "token_id",
+];
+
 type Query = [(String, String)];
 
 /// The account's transactions that pass every filter, the newest first.
@@ -23,7 +35,7 @@ pub fn list(ledger: &Ledger, bearer: &Bearer, query: &Query, now: Now) -> Result
     if filters.after.is_some() && found.next().is_none() {
         return Err(Refusal::bad_request("starting_after names no transaction of the account"));
     }
-    let page = found.filter(|transaction| filters.pass(transaction)).take(filters.limit);
+    let page = found.filter(|transaction| filters.pass(transaction, now)).take(filters.limit);
     Ok(page.map(|transaction| include(transaction.shown(now.instant), query)).collect())
 }
 
@@ -69,20 +81,22 @@ impl<'a> Filters<'a> {
         })
     }
 
-    fn pass(&self, transaction: &Transaction) -> bool {
+    fn pass(&self, transaction: &Transaction, now: Now) -> bool {
         let opening = &transaction.opening;
         let (exact, least, most) = self.amount;
         let equal = [
             ("id", Some(transaction.id.as_str())),
-            ("status", Some(&*transaction.status())),
+            ("status", Some(&*transaction.status_shown(now.instant))),
             ("payment_product", Some(product(&opening.product_type))),
             ("payment_product_type", Some(&*opening.product_type)),
             ("merchant_reference", opening.merchant_reference.as_deref()),
             ("merchant_reference_2", opening.merchant_reference_2.as_deref()),
             ("session_id", Some(transaction.session_id())),
             ("currency", Some(&*opening.currency)),
+            ("channel", Some("ecommerce")),
         ]
         .into_iter()
+        .chain(ABSENT.map(|name| (name, None)))
         .all(|(name, value)| self.one_of(name, value));
         equal
             && exact.is_none_or(|amount| opening.amount == amount)

@@ -11,7 +11,7 @@ use crate::sandbox::state::{Core, Now};
 use crate::sandbox::token::Bearer;
 use crate::sandbox::wire::{INT32_MAX, Item, Object, Refusal};
 
-/// The headers that events echo `[D 5.2]`.
+/// The headers that events echo `[D 5.2]`: as they came, at any length `[D 12 #14]`.
 const ECHOED: [&str; 6] = [
     "dintero-system-name",
     "dintero-system-version",
@@ -114,7 +114,7 @@ fn performed(order: &Order, done: Done, body: Value) -> Performed {
     Performed { answer, accepted, faults: Vec::new() }
 }
 
-/// Reads the body `[D 3.1]` `[D 3.2]`. Fields that are not known are tolerated, and so is any body of a void.
+/// Reads the body `[D 3.1]` `[D 3.2]`. References and the reason have any length `[D 12 #15]`. Fields that are not known are tolerated, and so is any body of a void.
 fn order(
     core: &Core,
     received: &Received,

@@ -3,6 +3,7 @@
 use http::Method;
 
 use crate::sandbox::ledger::Kind;
+use crate::sandbox::token::Scopes;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,15 @@ impl Call {
             Self::Money { kind, .. } => kind.name(),
             Self::Authorization { .. } => "authorization",
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether a client with these scopes may ask for it `[D 2.4]`.
+    pub fn may(&self, scopes: Scopes) -> bool {
+        match self {
+            Self::List | Self::Get { .. } => scopes.read,
+            Self::Update { .. } | Self::Money { .. } => scopes.write,
+            Self::Authorization { .. } | Self::Token { .. } | Self::Unknown => true, // none is listed
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::world::{AMOUNT, World, send};
 
-/// A transaction in any state, with the books that Dintero does not show.
+/// [D 4.1]: a transaction in any state, with the books that Dintero does not show.
 #[tokio::test]
 async fn a_transaction_is_made_in_any_state() {
     let world = World::start().await;
@@ -62,6 +62,7 @@ async fn a_mistake_is_named_with_its_remedy() {
         (json!({ "amount": 1, "test_card": "4242" }), "test_card"),
         (json!({ "amount": 1, "created_at": "soon" }), "created_at"),
         (json!({ "amount": 1, "items": [{}] }), "items"),
+        (json!({ "items": [{ "line_id": "1", "amount": -1 }] }), "items"),
         (json!({ "amount": 1, "colour": "red" }), "colour"),
         (json!([]), "body"),
     ];
@@ -74,6 +75,14 @@ async fn a_mistake_is_named_with_its_remedy() {
         (json!({ "operation": "any", "fault": "declined", "status": 500 }), "status"),
         (json!({ "operation": "any", "fault": "accepted_then" }), "outcome"),
         (json!({ "operation": "any", "fault": "success_false", "error_type": "BAD" }), "error_type"),
+        (
+            json!({ "operation": "any", "fault": "accepted_then", "outcome": "done", "message": "x" }),
+            "message",
+        ),
+        (
+            json!({ "operation": "any", "fault": "accepted_then", "outcome": "failed", "error_type": "BAD" }),
+            "error_type",
+        ),
         (json!({ "operation": "any", "fault": "declined", "times": 0 }), "times"),
         (json!({ "operation": "any", "fault": "declined", "probability": 2 }), "probability"),
         (json!({ "operation": "any", "fault": "truncated_json", "delay_ms": 1 }), "delay_ms"),
@@ -93,7 +102,53 @@ async fn a_mistake_is_named_with_its_remedy() {
     let client = json!({ "client_id": "x" });
     let answer = world.admin(Method::PUT, "/clients/T12345678", client).await.expect(400);
     assert_eq!(answer.json()["error"]["field"], "client_secret");
-    world.admin(Method::GET, "/elsewhere", Value::Null).await.expect(404);
+    let client = json!({ "client_id": "x", "client_secret": "y", "scopes": ["write:hooks"] });
+    let answer = world.admin(Method::PUT, "/clients/T12345678", client).await.expect(400);
+    assert_eq!(answer.json()["error"]["field"], "scopes");
+}
+
+/// So is one in the path, the query, the method or the size.
+#[tokio::test]
+async fn a_mistake_outside_the_body_is_named_too() {
+    let world = World::start().await;
+    let huge = json!({ "merchant_reference": "x".repeat(2_000_000) });
+    let nothing = Value::Null;
+    for (method, path, body, status, field) in [
+        (Method::GET, "/elsewhere", nothing.clone(), 404, "path"),
+        (Method::GET, "", nothing.clone(), 404, "path"),
+        (Method::GET, "/transactions/T12345678.nowhere", nothing.clone(), 404, "transaction"),
+        (Method::POST, "/transactions/T12345678.nowhere/expire", nothing.clone(), 404, "transaction"),
+        (Method::GET, "/transactions/%ff", nothing.clone(), 400, "request"),
+        (Method::DELETE, "/faults/17", nothing.clone(), 404, "id"),
+        (Method::DELETE, "/faults/none", nothing.clone(), 404, "id"),
+        (Method::GET, "/reset", nothing.clone(), 405, "request"),
+        (Method::GET, "/ledger?transacton=T12345678.x", nothing.clone(), 400, "transacton"),
+        (Method::GET, "/ledger?limit=all", nothing.clone(), 400, "limit"),
+        (Method::GET, "/requests?after=-1", nothing.clone(), 400, "after"),
+        (Method::POST, "/transactions", huge, 400, "body"),
+    ] {
+        let answer = world.admin(method.clone(), path, body).await.expect(status);
+        let error = &answer.json()["error"];
+        assert_eq!(error["field"], field, "{method} {path}");
+        assert!(error["message"].is_string() && error["remedy"].is_string(), "{method} {path}: {error}");
+    }
+    let wrong_method = world.admin(Method::GET, "/reset", Value::Null).await;
+    assert_eq!(wrong_method.header("allow"), Some("POST"));
+}
+
+/// The logs can be read in parts.
+#[tokio::test]
+async fn a_log_is_read_on_from_a_number() {
+    let world = World::start().await;
+    let id = world.card().await;
+    for amount in 1..=4 {
+        world.capture(&id, amount).await.expect(200);
+    }
+    let part = world.admin(Method::GET, "/ledger?after=1&limit=2", Value::Null).await.expect(200).json();
+    let numbers: Vec<_> = part.as_array().unwrap().iter().map(|effect| &effect["sequence"]).collect();
+    assert_eq!(numbers, [2, 3]);
+    let part = world.admin(Method::GET, "/requests?after=4", Value::Null).await.expect(200).json();
+    assert_eq!(part.as_array().unwrap().len(), 1, "a token and four captures came in");
 }
 
 /// A raw event is shown and changes nothing else.
@@ -108,7 +163,7 @@ async fn a_raw_event_is_shown_as_it_is() {
     world.admin(Method::POST, "/transactions/T12345678.no/events", event).await.expect(404);
 }
 
-/// [D 5.3]: Backoffice users move money too; rules hold for them as well.
+/// [D 5.3] [D 3.7]: Backoffice users and auto-capture move money too; rules hold for them as well.
 #[tokio::test]
 async fn backoffice_captures_refunds_and_voids() {
     let world = World::start().await;
@@ -120,7 +175,9 @@ async fn backoffice_captures_refunds_and_voids() {
     };
     act("capture", 100, 200).await;
     act("refund", 40, 200).await;
-    act("refund", 61, 400).await;
+    let refused = act("refund", 61, 400).await.json()["error"].clone();
+    assert!(refused["message"].as_str().unwrap().contains("exceeds the remaining captured amount 60"));
+    assert_eq!(refused["field"], "transaction");
     act("settle", 1, 400).await;
     world.admin(Method::POST, &path, json!({ "kind": "void" })).await.expect(200);
     let by = |kind: &str, amount: i64| (kind.to_owned(), amount, "backoffice".to_owned());

@@ -6,6 +6,11 @@ use serde_json::{Value, json};
 use super::faults::{captured, strike};
 use super::world::{AMOUNT, World};
 
+/// The minor units that moved, one by one.
+pub async fn amounts(world: &World, id: &str) -> Vec<i64> {
+    world.ledger(id).await.into_iter().map(|(_, amount, _)| amount).collect()
+}
+
 /// [D 5.3]: HTTP 200 is no proof: the event says that it failed.
 #[tokio::test]
 async fn success_false_answers_200_with_a_failed_event() {
@@ -62,6 +67,48 @@ async fn accepted_then_ends_as_told() {
     assert_eq!(world.transaction(&never).await.last_event()["event"], "INITIATE_CAPTURE");
     let raw = world.admin(Method::GET, &format!("/transactions/{never}"), Value::Null).await.json();
     assert_eq!(raw["sandbox"]["open"].as_array().unwrap().len(), 1);
+}
+
+/// [D 3.6] [D 5.1]: how an accepted operation fails can be chosen; unless it is, it fails unclearly.
+#[tokio::test]
+async fn accepted_then_fails_as_told() {
+    let world = World::start().await;
+    let failed = async |mut fault: Value| {
+        fault["fault"] = json!("accepted_then");
+        fault["outcome"] = json!("failed");
+        fault["delay_ms"] = json!(1);
+        let id = strike(&world, fault).await;
+        let accepted = world.capture(&id, AMOUNT).await.expect(202).last_event();
+        let is_over = async |world: &World| world.transaction(&id).await.last_event()["success"] == false;
+        world.eventually("the failure", is_over).await;
+        let event = world.transaction(&id).await.last_event();
+        assert_eq!(event["correlation_request_id"], accepted["request_id"]);
+        assert!(world.ledger(&id).await.is_empty());
+        event
+    };
+    let unclear = failed(json!({})).await;
+    assert_eq!(unclear["error"], json!({ "message": "Operation timed out", "type": ["ERROR"] }));
+    let clear = json!({ "error_type": "INSUFFICIENT_FUNDS", "message": "No money", "correction": true });
+    let clear = failed(clear).await;
+    assert_eq!(clear["error"], json!({ "message": "No money", "type": ["INSUFFICIENT_FUNDS"] }));
+    assert_eq!(clear["correction"]["remaining_capture_amount"], AMOUNT);
+}
+
+/// [D 12 #12]: that the end of a void names its initiation is documented for the others only, and can be switched.
+#[tokio::test]
+async fn the_end_of_a_void_names_its_initiation_unless_told_otherwise() {
+    let world = World::start().await;
+    for correlates in [true, false] {
+        let settings = json!({ "void_completion_correlates": correlates });
+        world.admin(Method::PUT, "/settings", settings).await.expect(200);
+        let id = world.card().await;
+        world.fault(json!({ "operation": "void", "fault": "accepted_then", "outcome": "never" })).await;
+        let accepted = world.void(&id).await.expect(202).last_event();
+        world.admin(Method::POST, &format!("/transactions/{id}/complete"), json!({})).await.expect(200);
+        let ended = world.transaction(&id).await.last_event();
+        assert_eq!(ended["event"], "VOID");
+        assert_eq!(ended["correlation_request_id"] == accepted["request_id"], correlates);
+    }
 }
 
 /// [D 3.6]: a void can be accepted first too.

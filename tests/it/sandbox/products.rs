@@ -178,6 +178,25 @@ async fn an_accepted_refund_can_fail_later() {
     world.refund(&id, AMOUNT).await.expect(202);
 }
 
+/// [D 3.6] [D 5.1]: an accepted operation can also be declined clearly.
+#[tokio::test]
+async fn an_accepted_refund_can_be_declined_later() {
+    let world = World::start().await;
+    world.admin(Method::PUT, "/settings", json!({ "asynchronous_delay_ms": 3_600_000 })).await.expect(200);
+    let id = world.of("swish.swish").await;
+    world.refund(&id, AMOUNT).await.expect(202);
+    let path = format!("/transactions/{id}/complete");
+    let failed = json!({ "outcome": "failed", "error_type": "INSUFFICIENT_FUNDS", "message": "No money" });
+    world.admin(Method::POST, &path, failed).await.expect(200);
+    let error = world.transaction(&id).await.last_event()["error"].clone();
+    assert_eq!(error, json!({ "message": "No money", "type": ["INSUFFICIENT_FUNDS"] }));
+    world.refund(&id, AMOUNT).await.expect(202);
+    world.admin(Method::POST, &path, json!({ "outcome": "failed" })).await.expect(200);
+    let error = world.transaction(&id).await.last_event()["error"].clone();
+    assert_eq!(error, json!({ "message": "Operation timed out", "type": ["ERROR"] }));
+    assert!(world.ledger(&id).await.is_empty());
+}
+
 /// [D 3.2]: an in-person refund needs a terminal, and a person's approval.
 #[tokio::test]
 async fn an_in_person_refund_needs_a_terminal_and_ends_later() {

@@ -43,6 +43,9 @@ async fn successful_events_can_be_asked_for() {
     world.fault(json!({ "operation": "capture", "fault": "success_false" })).await;
     world.capture(&id, 1).await.expect(200);
     assert_eq!(world.transaction(&id).await.last_event()["success"], false);
+    let others = "includes=session&includes=card.payment_token&includes=events.request_headers";
+    let all = world.get(&format!("/v1/transactions/{id}?{others}")).await.expect(200);
+    assert_eq!(all.last_event()["success"], false, "the other values change nothing");
     for path in [format!("/v1/transactions/{id}"), "/v1/transactions".to_owned()] {
         let text = world.get(&format!("{path}?includes=events.success.true")).await.expect(200).text;
         assert!(!text.contains("\"success\":false"), "{path}");
