@@ -14,6 +14,7 @@
 mod support;
 
 mod bad_input;
+mod chaos;
 mod config;
 mod contract;
 mod exactly_once;
