@@ -132,12 +132,13 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
                 return entry;
             }
             let why = "nothing was heard of the sender".to_owned();
-            entry = self.write(entry, &Event::Doubted { why, pushback: false }).await;
-        }
-        if !entry.state.is_open() {
-            return entry;
+            entry = self.write(entry, &Event::doubted(why)).await;
         }
         let issued_at = conclude.clock.now();
+        // Not even for a caller who waits: the PSP asked to be left alone.
+        if !entry.state.is_open() || entry.reading.not_before.is_some_and(|at| at > issued_at) {
+            return entry;
+        }
         let read = conclude.psp.read(&entry.operation.transaction).await;
         let tag = entry.tag();
         let verdict = read.map(|transaction| judge(&sought(&entry, &tag), &transaction));
@@ -179,3 +180,6 @@ impl<J, P> Clone for ReadBack<J, P> {
         Self { shared: Arc::clone(&self.shared) }
     }
 }
+
+#[cfg(test)]
+mod tests;
