@@ -14,6 +14,7 @@
 mod support;
 
 mod bad_input;
+mod client;
 mod config;
 mod exactly_once;
 mod money;

@@ -15,15 +15,17 @@ use crate::payment::{
 
 const TRANSACTION: &str = "T12345678.465UfBENeLpkBvwmqfTC4k";
 
+type Answer = Result<Response<Bytes>, TransportError>;
+
 /// Remembers what it was given, and answers what it was told.
 #[derive(Clone, Default)]
 struct Recorder {
     requests: Arc<Mutex<Vec<Request<Bytes>>>>,
-    answers: Arc<Mutex<VecDeque<Result<Response<Bytes>, TransportError>>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
 }
 
 impl Transport for Recorder {
-    async fn send(&self, request: Request<Bytes>, _: Duration) -> Result<Response<Bytes>, TransportError> {
+    async fn send(&self, request: Request<Bytes>, _: Duration) -> Answer {
         let is_token = request.uri().path().ends_with("/auth/token");
         self.requests.lock().unwrap().push(request);
         if is_token {
@@ -35,7 +37,7 @@ impl Transport for Recorder {
 }
 
 impl Recorder {
-    fn answering(answers: impl IntoIterator<Item = Result<Response<Bytes>, TransportError>>) -> Self {
+    fn answering(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() }
     }
 
@@ -274,7 +276,7 @@ fn shown() -> String {
     json!({"id": TRANSACTION, "status": "AUTHORIZED", "currency": "NOK", "amount": 500}).to_string()
 }
 
-async fn received(answer: Result<Response<Bytes>, TransportError>) -> Received {
+async fn received(answer: Answer) -> Received {
     let recorder = Recorder::answering([answer]);
     let client = recorder.client(|_| ());
     let prepared = client.prepare(&command(Action::Void)).await.unwrap();
