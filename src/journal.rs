@@ -108,7 +108,12 @@ pub async fn advance<J: Journal>(
                 page(&entry, &next);
                 return Ok(next);
             }
-            Written::Busy(_) => return Err(Error::Unavailable("the transaction's slot is taken".to_owned())),
+            Written::Busy(_) => {
+                // An effect after a decline, while another operation is open.
+                // It cannot be recorded now, and must not go unseen.
+                page(&entry, &next);
+                return Err(Error::Unavailable("the transaction's slot is taken".to_owned()));
+            }
             Written::Stale | Written::KeyTaken(_) => {}
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));

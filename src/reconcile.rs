@@ -115,13 +115,21 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         if let Some(mut other) = other {
             // Ends with an error when the other look is over, which is news.
             drop(other.changed().await);
-            return match self.shared.conclude.journal.get(id).await {
-                Ok(Some(current)) => current,
-                _ => entry,
-            };
+            return self.current(entry).await;
         }
         let _looking = Looking { shared: &self.shared, id, _ended: ended };
+        // A look that has just ended may have learned something, such as that
+        // the PSP wants to be left alone.
+        let entry = self.current(entry).await;
         self.read(entry).await
+    }
+
+    /// The entry as it is stored now, or as it was known.
+    async fn current(&self, entry: Entry) -> Entry {
+        match self.shared.conclude.journal.get(entry.id).await {
+            Ok(Some(current)) => current,
+            _ => entry,
+        }
     }
 
     async fn read(&self, entry: Entry) -> Entry {

@@ -314,9 +314,27 @@ async fn an_effect_after_a_decline_is_somebodys_case_at_once() {
     let entry = room.late(answer(room.moved(100))).await;
     drop(listening);
     assert_eq!(entry.state.as_str(), "review");
-    assert!(logged.text().contains("after it had been declined"), "{}", logged.text());
+    assert!(logged.text().contains("an assumption about the PSP broke"), "{}", logged.text());
     assert!(logged.text().contains("needs a person's review"), "{}", logged.text());
     assert!(entry.state.is_open(), "it holds the slot until it is decided");
+}
+
+#[tokio::test]
+async fn an_effect_after_a_decline_is_told_even_while_another_operation_holds_the_slot() {
+    let room = Room::capture().await;
+    let declined = room.record(refusal(400)).await;
+    let other = Entry {
+        id: crate::payment::id::OperationId::new(),
+        key: "key-2".parse().unwrap(),
+        nonce: Uuid::new_v4(),
+        ..room.entry.clone()
+    };
+    assert_eq!(room.conclude.journal.insert(other).await.unwrap(), Written::Done);
+    let logged = Logged::default();
+    let listening = logged.listen();
+    assert_eq!(room.late(answer(room.moved(100))).await, declined);
+    drop(listening);
+    assert!(logged.text().contains("an assumption about the PSP broke"), "{}", logged.text());
 }
 
 #[tokio::test]

@@ -69,10 +69,13 @@ async fn a_read_that_is_turned_away_is_not_repeated_before_its_time() {
     let room = room(Received::Unknown("reset".to_owned())).await;
     let Conclude { psp, clock, .. } = &room.conclude;
     psp.show(Err(ReadError::NotSent(NotSent::RateLimited { retry_after: WAIT })));
+    let as_it_was = room.entry.clone();
     let turned_away = room.read_back.look(room.entry).await;
     psp.show(Ok(transaction("AUTHORIZATION_VOIDED", vec![])));
     clock.advance(Duration::from_secs(59));
     assert_eq!(room.read_back.look(turned_away.clone()).await, turned_away);
+    // Nor by a caller who does not know of it yet.
+    assert_eq!(room.read_back.look(as_it_was).await, turned_away);
     clock.advance(Duration::from_secs(1));
     assert_eq!(room.read_back.look(turned_away).await.state.as_str(), "succeeded");
     assert_eq!(psp.reads(), 2);
