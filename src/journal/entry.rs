@@ -326,7 +326,7 @@ impl Entry {
 
     /// The entry after `event`; none where nothing changes.
     pub fn after(&self, event: &Event, now: Timestamp, schedule: &Schedule) -> Result<Option<Self>, Illegal> {
-        let Some(state) = self.state.next(event)? else { return Ok(None) };
+        let Some(state) = self.state.next(event)? else { return Ok(self.named(event)) };
         let mut next = Self { state, revision: self.revision.saturating_add(1), ..self.clone() };
         let asked = event.retry_after().map(|wait| now + wait);
         let not_before = self.reading.not_before.max(asked).filter(|at| *at > now);
@@ -361,6 +361,18 @@ impl Entry {
             State::Released { .. } | State::Succeeded(_) | State::Declined(_) => None,
         };
         Ok(Some(next))
+    }
+
+    /// A read showed the beginning, and only a late answer tells the PSP's id of
+    /// it: without the id its end might never be recognised [D 3.6].
+    fn named(&self, event: &Event) -> Option<Self> {
+        let Event::Accepted { request_id: Some(id) } = event else { return None };
+        let accepted_request_id = Some(id.clone());
+        (self.state == State::Accepted && self.accepted_request_id.is_none()).then(|| Self {
+            accepted_request_id,
+            revision: self.revision.saturating_add(1),
+            ..self.clone()
+        })
     }
 
     /// The mark by which the PSP's events are recognised as this entry's.

@@ -289,6 +289,28 @@ async fn an_answer_that_cannot_be_understood_proves_nothing_and_the_next_read_do
 }
 
 #[tokio::test]
+async fn a_success_that_the_psp_takes_back_is_a_persons_case_and_no_success() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    for kind in ["capture", "refund", "void"] {
+        let card = app.world.card().await;
+        if kind == "refund" {
+            orders.capture(&format!("{card}-c"), &card, AMOUNT).await.unwrap();
+        }
+        let before = app.moved(&card).await;
+        app.world.fault(json!({"operation": kind, "fault": "correction_contradicting"})).await;
+        let review = match kind {
+            "capture" => orders.capture(&card, &card, 100).await,
+            "refund" => orders.refund(&card, &card, 100).await,
+            _ => orders.void(&card, &card).await,
+        };
+        let review = review.unwrap_err();
+        assert_eq!((review.code, review.reason()), (Code::Aborted, "IN_REVIEW"), "{kind}");
+        assert_eq!(app.moved(&card).await, before, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_read_that_cannot_be_understood_is_an_error_and_a_slow_one_is_given_up() {
     let app = TestApp::start_with(|config| config.psp.read_timeout = Duration::from_millis(500)).await;
     let orders = app.orders().await;

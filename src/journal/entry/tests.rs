@@ -169,6 +169,21 @@ fn a_retry_is_another_attempt_and_keeps_the_latest_fence() {
 }
 
 #[test]
+fn the_id_of_an_accepted_request_is_learned_late_and_never_changes() {
+    let nameless = in_state(State::Accepted);
+    let named = after(&nameless, &accepted("r"));
+    let expected = Entry { accepted_request_id: Some("r".to_owned()), revision: 2, ..nameless.clone() };
+    assert_eq!(named, expected);
+    for (entry, event) in [
+        (&named, accepted("other")),
+        (&named, accepted("r")),
+        (&nameless, Event::Accepted { request_id: None }),
+    ] {
+        assert_eq!(entry.after(&event, LATER, &schedule()).unwrap(), None, "{event:?}");
+    }
+}
+
+#[test]
 fn a_change_of_state_starts_the_reading_anew_and_forgets_no_failure() {
     let looked_at = Reading {
         made: 7,
