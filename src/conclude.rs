@@ -9,9 +9,12 @@ use crate::journal::{
     self, Journal,
     entry::{Entry, Event, Schedule, State},
 };
-use crate::payment::outcome::{Decline, PspError, Reason};
+use crate::payment::{
+    Kind,
+    outcome::{Decline, PspError, Reason},
+};
 use crate::psp::{
-    Psp, Received,
+    Psp, ReadError, Received,
     judge::{Sought, Verdict, judge},
     rules,
     transaction::Transaction,
@@ -80,8 +83,19 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
             Ok(Some(current)) => current,
             _ => entry,
         };
-        if current.attempt != attempt && !event.is_fact() || current.state.is_final() {
+        let of_another = current.attempt != attempt;
+        if of_another && !event.is_fact() {
             return;
+        }
+        let Ok(next) = current.state.next(&event) else {
+            journal::page_disputed(&current, &event);
+            return;
+        };
+        if of_another && next.is_some() {
+            tracing::error!(
+                operation_id = %id, attempt,
+                "an attempt took effect after it had been given up: an assumption about the PSP broke"
+            );
         }
         match self.write(current, &event).await {
             Ok(entry) => {
@@ -96,13 +110,15 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
             Received::NotSent(why) => Event::NotSent { why },
             Received::Unauthorized => Event::NotSent { why: "the PSP refused the token".to_owned() },
             Received::Refused(error) => self.explain(entry, error).await,
-            Received::Pushback { http_status, .. } => {
-                Event::Doubted { why: format!("the PSP answered HTTP {http_status}"), pushback: true }
-            }
+            Received::Pushback { http_status, retry_after } => Event::Doubted {
+                why: format!("the PSP answered HTTP {http_status}"),
+                pushback: true,
+                retry_after,
+            },
             Received::Answered { transaction, accepted_request_id } => {
                 answered(entry, &transaction, accepted_request_id)
             }
-            Received::Unknown(why) => Event::Doubted { why, pushback: false },
+            Received::Unknown(why) => Event::doubted(why),
         }
     }
 
@@ -111,6 +127,15 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
     async fn explain(&self, entry: &Entry, error: PspError) -> Event {
         let transaction = match self.psp.read(&entry.operation.transaction).await {
             Ok(transaction) => Some(transaction),
+            // A void is refused also when it is done already: only a read can
+            // tell. A transaction that does not exist was not voided.
+            Err(why) if entry.operation.kind() == Kind::Void && why != ReadError::NotFound => {
+                return Event::Doubted {
+                    why: format!("the PSP refused, and the transaction could not be read: {why}"),
+                    pushback: true,
+                    retry_after: why.retry_after(),
+                };
+            }
             Err(why) => {
                 tracing::debug!(operation_id = %entry.id, %why, "a refusal could not be explained");
                 None
@@ -121,7 +146,7 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
                 Verdict::Proven(proof) => return Event::Proven(proof),
                 Verdict::Contradicted(why) => return Event::Contradicted { why },
                 Verdict::Accepted { request_id, .. } => return Event::Accepted { request_id },
-                Verdict::Declined(_) | Verdict::FailedUnclearly { .. } | Verdict::Absent => {}
+                Verdict::Declined(_) | Verdict::FailedUnclearly { .. } | Verdict::Absent { .. } => {}
             }
         }
         Event::Refused(Box::new(decline(entry, error, transaction.as_ref())))
@@ -141,7 +166,7 @@ pub fn sought<'a>(entry: &'a Entry, tag: &'a crate::payment::id::Tag) -> Sought<
 
 fn answered(entry: &Entry, transaction: &Transaction, accepted_request_id: Option<String>) -> Event {
     if transaction.id != entry.operation.transaction.as_str() {
-        return Event::Doubted { why: "the answer is about another transaction".to_owned(), pushback: false };
+        return Event::doubted("the answer is about another transaction");
     }
     let tag = entry.tag();
     let accepted = accepted_request_id.as_deref();
@@ -153,17 +178,11 @@ fn answered(entry: &Entry, transaction: &Transaction, accepted_request_id: Optio
             Event::Accepted { request_id: accepted_request_id.or(request_id) }
         }
         // 202 with an id is the PSP's word that it has begun [D 3.6].
-        Verdict::Absent if accepted.is_some() => Event::Accepted { request_id: accepted_request_id },
-        Verdict::Absent => {
-            let why = "the PSP answered without an event of this operation".to_owned();
-            Event::Doubted { why, pushback: false }
-        }
+        Verdict::Absent { .. } if accepted.is_some() => Event::Accepted { request_id: accepted_request_id },
+        Verdict::Absent { .. } => Event::doubted("the PSP answered without an event of this operation"),
         Verdict::FailedUnclearly { error, .. } => {
             let said = error.message.unwrap_or_else(|| "no message".to_owned());
-            Event::Doubted {
-                why: format!("the PSP recorded a failure that may not be one: {said}"),
-                pushback: false,
-            }
+            Event::doubted(format!("the PSP recorded a failure that may not be one: {said}"))
         }
     }
 }
@@ -195,3 +214,6 @@ pub fn note(state: &State) -> Option<&str> {
         State::Started | State::Accepted | State::Succeeded(_) | State::Declined(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,7 +108,12 @@ pub async fn advance<J: Journal>(
                 page(&entry, &next);
                 return Ok(next);
             }
-            Written::Busy(_) => return Err(Error::Unavailable("the transaction's slot is taken".to_owned())),
+            Written::Busy(_) => {
+                // An effect after a decline, while another operation is open.
+                // It cannot be recorded now, and must not go unseen.
+                page(&entry, &next);
+                return Err(Error::Unavailable("the transaction's slot is taken".to_owned()));
+            }
             Written::Stale | Written::KeyTaken(_) => {}
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
@@ -117,20 +122,36 @@ pub async fn advance<J: Journal>(
             return Ok(entry);
         }
         if entry.after(event, now, schedule).is_err() {
-            // Settled by somebody with better evidence.
+            page_disputed(&entry, event);
             return Ok(entry);
         }
+    }
+}
+
+/// What is settled with better evidence stays settled. But a contradiction,
+/// such as more money than was asked for, is for a person to see all the same.
+pub(crate) fn page_disputed(settled: &Entry, event: &Event) {
+    if let Event::Contradicted { why } = event {
+        tracing::error!(
+            operation_id = %settled.id, transaction_id = %settled.operation.transaction,
+            state = settled.state.as_str(), why,
+            "evidence contradicts what is settled: a person has to look"
+        );
     }
 }
 
 /// Money in doubt for good, or an assumption that broke: somebody has to look.
 fn page(before: &Entry, after: &Entry) {
     use crate::journal::entry::State;
-    let late = matches!(before.state, State::Released { .. }) && matches!(after.state, State::Succeeded(_));
-    if late {
+    let late = match (&before.state, &after.state) {
+        (State::Released { .. }, State::Succeeded(_)) => Some("given up"),
+        (State::Declined(_), State::Review { .. }) => Some("declined"),
+        _ => None,
+    };
+    if let Some(after_being) = late {
         tracing::error!(
             operation_id = %after.id, transaction_id = %after.operation.transaction,
-            "an operation took effect after it had been given up: an assumption about the PSP broke"
+            "an operation took effect after it had been {after_being}: an assumption about the PSP broke"
         );
     }
     if let (false, State::Review { why }) = (matches!(before.state, State::Review { .. }), &after.state) {

@@ -3,6 +3,8 @@
 //! have taken effect?
 
 pub mod dintero;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod judge;
 pub mod rules;
 pub mod transaction;
@@ -112,4 +114,14 @@ pub enum ReadError {
     /// The answer cannot be understood, or did not come.
     #[error("the PSP's answer cannot be used: {0}")]
     Unreadable(String),
+}
+
+impl ReadError {
+    /// How long the PSP wants to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotSent(NotSent::RateLimited { retry_after }) => Some(*retry_after),
+            _ => None,
+        }
+    }
 }

@@ -115,13 +115,21 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         if let Some(mut other) = other {
             // Ends with an error when the other look is over, which is news.
             drop(other.changed().await);
-            return match self.shared.conclude.journal.get(id).await {
-                Ok(Some(current)) => current,
-                _ => entry,
-            };
+            return self.current(entry).await;
         }
         let _looking = Looking { shared: &self.shared, id, _ended: ended };
+        // A look that has just ended may have learned something, such as that
+        // the PSP wants to be left alone.
+        let entry = self.current(entry).await;
         self.read(entry).await
+    }
+
+    /// The entry as it is stored now, or as it was known.
+    async fn current(&self, entry: Entry) -> Entry {
+        match self.shared.conclude.journal.get(entry.id).await {
+            Ok(Some(current)) => current,
+            _ => entry,
+        }
     }
 
     async fn read(&self, entry: Entry) -> Entry {
@@ -132,12 +140,13 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
                 return entry;
             }
             let why = "nothing was heard of the sender".to_owned();
-            entry = self.write(entry, &Event::Doubted { why, pushback: false }).await;
-        }
-        if !entry.state.is_open() {
-            return entry;
+            entry = self.write(entry, &Event::doubted(why)).await;
         }
         let issued_at = conclude.clock.now();
+        // Not even for a caller who waits: the PSP asked to be left alone.
+        if !entry.state.is_open() || entry.reading.not_before.is_some_and(|at| at > issued_at) {
+            return entry;
+        }
         let read = conclude.psp.read(&entry.operation.transaction).await;
         let tag = entry.tag();
         let verdict = read.map(|transaction| judge(&sought(&entry, &tag), &transaction));
@@ -179,3 +188,6 @@ impl<J, P> Clone for ReadBack<J, P> {
         Self { shared: Arc::clone(&self.shared) }
     }
 }
+
+#[cfg(test)]
+mod tests;

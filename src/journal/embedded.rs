@@ -256,7 +256,7 @@ fn take_over(connection: &mut Connection, now: Timestamp, schedule: &Schedule) -
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(rows::unavailable)?;
     let why = "payops ended while the attempt was under way".to_owned();
     for entry in rows::started(&transaction)? {
-        let event = Event::Doubted { why: why.clone(), pushback: false };
+        let event = Event::doubted(why.clone());
         if let Some(mut next) = entry.after(&event, now, schedule)? {
             next.reading.next_at = Some(now);
             rows::update(&transaction, &next)?;

@@ -116,6 +116,8 @@ pub enum Event {
         why: String,
         /// The PSP pushed back (409, 429).
         pushback: bool,
+        /// How long the PSP wants to be left alone.
+        retry_after: Option<Duration>,
     },
     /// A fact: the PSP's own events show the effect (T7, T10).
     Proven(Proof),
@@ -137,6 +139,8 @@ pub enum Event {
         at: Timestamp,
         /// Failed events of ours that it showed.
         failed_events: Vec<String>,
+        /// How long the PSP wants to be left alone.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -167,6 +171,9 @@ pub struct Reading {
     pub made: u32,
     /// When to look next; none when there is nothing to look for.
     pub next_at: Option<Timestamp>,
+    /// The PSP asked not to be read before then, whoever waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// The run of equal findings that the last read belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streak: Option<Streak>,
@@ -218,7 +225,9 @@ impl State {
             (Started, Event::NotSent { why }) => Released { why: why.clone() }, // T3
             (Started | Accepted | InDoubt { .. }, Event::Refused(decline)) => Declined(decline.clone()), // T4
             (Started | InDoubt { .. }, Event::Accepted { .. }) => Accepted, // T5
-            (Started, Event::Doubted { why, pushback }) => InDoubt { why: why.clone(), pushback: *pushback }, // T6
+            (Started, Event::Doubted { why, pushback, .. }) => {
+                InDoubt { why: why.clone(), pushback: *pushback }
+            } // T6
             (Started | Accepted | InDoubt { .. } | Released { .. } | Review { .. }, Event::Proven(proof)) => {
                 Succeeded(proof.clone())
             } // T7
@@ -259,6 +268,19 @@ impl State {
 }
 
 impl Event {
+    /// A doubt, and no word from the PSP about what to do.
+    pub fn doubted(why: impl Into<String>) -> Self {
+        Self::Doubted { why: why.into(), pushback: false, retry_after: None }
+    }
+
+    /// How long the PSP wants to be left alone.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Doubted { retry_after, .. } | Self::Looked { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// A fact is monotone: it holds whichever attempt is under way.
     pub fn is_fact(&self) -> bool {
         matches!(self, Self::Proven(_))
@@ -304,12 +326,16 @@ impl Entry {
 
     /// The entry after `event`; none where nothing changes.
     pub fn after(&self, event: &Event, now: Timestamp, schedule: &Schedule) -> Result<Option<Self>, Illegal> {
-        let Some(state) = self.state.next(event)? else { return Ok(None) };
+        let Some(state) = self.state.next(event)? else { return Ok(self.named(event)) };
         let mut next = Self { state, revision: self.revision.saturating_add(1), ..self.clone() };
+        let asked = event.retry_after().map(|wait| now + wait);
+        let not_before = self.reading.not_before.max(asked).filter(|at| *at > now);
         match event {
-            Event::Looked { finding, at, failed_events } => {
+            Event::Looked { finding, at, failed_events, .. } => {
                 next.reading.look(*finding, *at, failed_events);
-                next.reading.next_at = Some(schedule.next(self.id, next.reading.made, now));
+                let scheduled = schedule.next(self.id, next.reading.made, now);
+                next.reading.next_at = Some(scheduled).max(not_before);
+                next.reading.not_before = not_before;
                 return Ok(Some(next));
             }
             Event::Retried { nonce, fence_at, lease_until } => {
@@ -325,15 +351,28 @@ impl Entry {
             _ => {}
         }
         next.updated_at = now;
-        next.reading = Reading { failed_events: self.reading.failed_events.clone(), ..Reading::default() };
+        let failed_events = self.reading.failed_events.clone();
+        next.reading = Reading { not_before, failed_events, ..Reading::default() };
         next.reading.next_at = match next.state {
             State::Started => Some(next.lease_until),
             State::Accepted | State::InDoubt { .. } | State::Review { .. } => {
-                Some(schedule.next(self.id, 0, now))
+                Some(schedule.next(self.id, 0, now)).max(not_before)
             }
             State::Released { .. } | State::Succeeded(_) | State::Declined(_) => None,
         };
         Ok(Some(next))
+    }
+
+    /// A read showed the beginning, and only a late answer tells the PSP's id of
+    /// it: without the id its end might never be recognised [D 3.6].
+    fn named(&self, event: &Event) -> Option<Self> {
+        let Event::Accepted { request_id: Some(id) } = event else { return None };
+        let accepted_request_id = Some(id.clone());
+        (self.state == State::Accepted && self.accepted_request_id.is_none()).then(|| Self {
+            accepted_request_id,
+            revision: self.revision.saturating_add(1),
+            ..self.clone()
+        })
     }
 
     /// The mark by which the PSP's events are recognised as this entry's.
@@ -374,3 +413,6 @@ impl Schedule {
         now + wait.saturating_mul(percent) / 100
     }
 }
+
+#[cfg(test)]
+mod tests;

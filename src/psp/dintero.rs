@@ -255,3 +255,6 @@ fn is_about(transaction: Transaction, id: &TransactionId) -> Result<Transaction,
         Err(ReadError::Unreadable("the answer is about another transaction".to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests;

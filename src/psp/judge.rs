@@ -51,7 +51,11 @@ pub enum Verdict {
         events: Vec<String>,
     },
     /// Nothing of ours is to be seen.
-    Absent,
+    Absent {
+        /// The PSP itself does not know how the transaction stands: then
+        /// absence can never be believed.
+        undetermined: bool,
+    },
     /// The evidence contradicts itself or the command.
     Contradicted(String),
 }
@@ -120,9 +124,10 @@ fn judge_amount(sought: &Sought<'_>, name: &str, amount: i64, transaction: &Tran
         begun.request_id.is_some()
             && ours.iter().any(|event| event.correlation_request_id == begun.request_id)
     });
-    let nameless = ours.iter().filter(|event| event.correlation_request_id.is_none());
+    let nameless =
+        ours.iter().filter(|event| event.correlation_request_id.is_none() && !ignored(sought, event));
     let unfinished = begun.len() > named.count().saturating_add(nameless.count());
-    if sum > 0 || unfinished {
+    if sum > 0 || unfinished || ours.iter().any(|event| undecided(event)) {
         let request_id = begun.iter().find_map(|event| event.request_id.clone());
         return Verdict::Accepted { request_id, partly: sum > 0 };
     }
@@ -131,9 +136,13 @@ fn judge_amount(sought: &Sought<'_>, name: &str, amount: i64, transaction: &Tran
 
 fn judge_void(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
     let events = |name: &'static str| transaction.events.iter().filter(move |event| event.name == name);
+    let done: Vec<&Event> = events("VOID").filter(|event| event.success == Some(true)).collect();
+    let taken_back = |event: &Event| event.correction.is_some_and(|c| c.remaining_capture > 0);
+    if transaction.status != "AUTHORIZATION_VOIDED" && done.iter().any(|event| taken_back(event)) {
+        return Verdict::Contradicted("a correction takes a successful void back".into());
+    }
     if transaction.is_released() {
         // The state that was asked for; whoever brought it about.
-        let done: Vec<&Event> = events("VOID").filter(|event| event.success == Some(true)).collect();
         return Verdict::Proven(proof(&done, 0, transaction));
     }
     let finished = |begun: &Event| {
@@ -143,7 +152,10 @@ fn judge_void(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
     if let Some(begun) = events("INITIATE_VOID").find(|begun| !finished(begun)) {
         // A failed void of ours that names no beginning may be its end.
         let ended = events("VOID").any(|event| {
-            event.correlation_request_id.is_none() && event.success == Some(false) && marked(sought, event)
+            event.correlation_request_id.is_none()
+                && event.success == Some(false)
+                && marked(sought, event)
+                && !ignored(sought, event)
         });
         if !ended {
             return Verdict::Accepted { request_id: begun.request_id.clone(), partly: false };
@@ -159,9 +171,15 @@ fn judge_void(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
             marked(sought, event) || event.correlation_request_id.as_deref().is_some_and(begun_by_us)
         })
         .collect();
+    if ours.iter().any(|event| event.correction.is_some_and(|c| !fits(c, event, transaction))) {
+        return Verdict::Contradicted("a correction does not fit the sums of the events".into());
+    }
+    if ours.iter().any(|event| undecided(event)) {
+        return Verdict::Accepted { request_id: None, partly: false };
+    }
     let verdict = judge_failed(sought, &ours, transaction);
     let sums = transaction.sums();
-    if verdict == Verdict::Absent && sums.captured > 0 && sums.capturable == 0 {
+    if matches!(verdict, Verdict::Absent { .. }) && sums.captured > 0 && sums.capturable == 0 {
         return Verdict::Declined(Box::new(Decline {
             reason: Reason::TransactionState,
             message: format!("nothing is left to void: the transaction is {}", transaction.status),
@@ -179,9 +197,11 @@ fn judge_failed(sought: &Sought<'_>, ours: &[&Event], transaction: &Transaction)
         .iter()
         .copied()
         .filter(|event| event.success == Some(false))
-        .filter(|event| !event.id.as_ref().is_some_and(|id| sought.ignored_events.contains(id)))
+        .filter(|event| !ignored(sought, event))
         .collect();
-    let Some(last) = failed.last() else { return Verdict::Absent };
+    let Some(last) = failed.last() else {
+        return Verdict::Absent { undetermined: transaction.status == "UNKNOWN" };
+    };
     let error = last.error.clone().unwrap_or_default();
     let definite = |event: &Event| event.correction.is_some() || event.error.as_ref().is_some_and(is_decline);
     if failed.iter().all(|event| definite(event)) {
@@ -213,6 +233,17 @@ fn marked(sought: &Sought<'_>, event: &Event) -> bool {
     }
 }
 
+/// A failed event of an earlier attempt says nothing about this one.
+fn ignored(sought: &Sought<'_>, event: &Event) -> bool {
+    event.id.as_ref().is_some_and(|id| sought.ignored_events.contains(id))
+}
+
+/// An event of ours that says neither yes nor no: something is there, so it is
+/// not absent, and it may take effect yet.
+fn undecided(event: &Event) -> bool {
+    event.success.is_none()
+}
+
 fn accepted(sought: &Sought<'_>, request_id: Option<&str>) -> bool {
     request_id.is_some() && request_id == sought.accepted_request_id
 }
@@ -239,8 +270,9 @@ fn is_decline(error: &PspError) -> bool {
 }
 
 /// Whether the correction agrees with the events: with those up to its own, or
-/// with all that are there now, for the order of events is not promised
-/// [D 12 #19].
+/// with all that are there now. The order of events is not promised: they are
+/// put in order by their times, and by their places only where those are equal
+/// or missing [D 12 #19].
 fn fits(correction: Correction, of: &Event, transaction: &Transaction) -> bool {
     let at = transaction.events.iter().position(|event| std::ptr::eq(event, of)).unwrap_or_default();
     let agrees = |sums: crate::payment::outcome::Sums| {
@@ -249,8 +281,13 @@ fn fits(correction: Correction, of: &Event, transaction: &Transaction) -> bool {
             correction.remaining_capture == sums.capturable || correction.remaining_capture == open;
         captures && correction.remaining_refund == sums.refundable
     };
-    let until = transaction.events.iter().take(at.saturating_add(1));
-    agrees(transaction.sums()) || agrees(transaction.sums_of(until))
+    let time = |event: &Event| event.created_at.as_deref()?.parse::<jiff::Timestamp>().ok();
+    let until =
+        transaction.events.iter().enumerate().filter(|(place, event)| match (time(event), time(of)) {
+            (Some(its), Some(that)) if its != that => its < that,
+            _ => *place <= at,
+        });
+    agrees(transaction.sums()) || agrees(transaction.sums_of(until.map(|(_, event)| event)))
 }
 
 fn proof(done: &[&Event], amount: i64, transaction: &Transaction) -> Proof {
@@ -263,3 +300,6 @@ fn proof(done: &[&Event], amount: i64, transaction: &Transaction) -> Proof {
         sums: transaction.sums(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,15 @@ pub fn check_guards(operation: &Operation, guards: &Guards, on: &Transaction) ->
 
 /// Checks the operation against the transaction.
 pub fn check(operation: &Operation, on: &Transaction) -> Result<(), Box<Decline>> {
+    if on.status == "UNKNOWN" {
+        // The PSP does not know either: nothing may happen by itself [D 4.1].
+        let done = match operation.kind() {
+            Kind::Capture => "captured",
+            Kind::Void => "voided",
+            Kind::Refund => "refunded",
+        };
+        return Err(state(done, on));
+    }
     match &operation.action {
         Action::Capture(capture) => {
             check_capture(operation, capture.amount.minor(), capture.final_capture, on)
@@ -166,3 +175,6 @@ fn no(reason: Reason, message: String, on: &Transaction) -> Box<Decline> {
         sums: Some(on.sums()),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,21 +93,19 @@ impl Transaction {
     /// The sums over some of the events.
     pub fn sums_of<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Sums {
         let (mut captured, mut refunded, mut released) = (0_i64, 0_i64, false);
-        let mut seen_capture = false;
         for event in events.filter(|event| event.success == Some(true)) {
             let amount = event.amount.unwrap_or_default();
             match event.name.as_str() {
-                "CAPTURE" => {
-                    seen_capture = true;
-                    captured = captured.saturating_add(amount);
-                }
+                "CAPTURE" => captured = captured.saturating_add(amount),
                 "REFUND" => refunded = refunded.saturating_add(amount),
                 "VOID" => released = true,
                 _ => {}
             }
         }
         let captured_in_full = matches!(self.status.as_str(), "CAPTURED" | "REFUNDED" | "PARTIALLY_REFUNDED");
-        if captured_in_full && !seen_capture {
+        let shows_capture =
+            self.events.iter().any(|event| event.name == "CAPTURE" && event.success == Some(true));
+        if captured_in_full && !shows_capture {
             // Products that capture at once may show no capture of their own.
             captured = self.amount;
         }

@@ -62,16 +62,18 @@ pub fn decide(
                     sums: None,
                 }));
             }
-            Event::Looked { finding: Finding::FailedUnclearly, at: issued_at, failed_events: events }
+            let finding = Finding::FailedUnclearly;
+            Event::Looked { finding, at: issued_at, failed_events: events, retry_after: None }
         }
-        Ok(Verdict::Absent) => absent(entry, issued_at, rules),
+        Ok(Verdict::Absent { undetermined }) => absent(entry, undetermined, issued_at, rules),
         Err(error) => {
             let streak = streak(entry, Finding::Nothing, issued_at);
             if !in_review && issued_at.since(streak.since) >= rules.unreadable_review_after {
                 let hours = rules.unreadable_review_after.as_secs() / 3600;
                 return Event::Contradicted { why: format!("unreadable for {hours} h: {error}") };
             }
-            looked(Finding::Nothing, issued_at)
+            let (failed_events, retry_after) = (Vec::new(), error.retry_after());
+            Event::Looked { finding: Finding::Nothing, at: issued_at, failed_events, retry_after }
         }
     }
 }
@@ -96,12 +98,21 @@ fn accepted(
 
 /// Nothing of ours is to be seen. That proves something only when no request
 /// of ours can take effect any more: every token is dead, whatever arrived
-/// before is applied or dead (A4), and reads have caught up (A5).
-fn absent(entry: &Entry, issued_at: Timestamp, rules: &Rules) -> Event {
+/// before is applied or dead (A4), and reads have caught up (A5). And never as
+/// long as the PSP itself does not know how the transaction stands.
+fn absent(entry: &Entry, undetermined: bool, issued_at: Timestamp, rules: &Rules) -> Event {
     let State::InDoubt { pushback, .. } = entry.state else {
         return too_long(entry, issued_at, rules).unwrap_or_else(|| looked(Finding::Absent, issued_at));
     };
     let for_good = entry.fence_at + rules.settle_max + rules.read_lag_max;
+    if undetermined {
+        return if issued_at > for_good {
+            let why = "no event of this operation, and the PSP does not know the transaction's status";
+            Event::Contradicted { why: why.to_owned() }
+        } else {
+            looked(Finding::Absent, issued_at)
+        };
+    }
     let finding = if pushback || issued_at > for_good { Finding::AbsentForGood } else { Finding::Absent };
     let streak = streak(entry, finding, issued_at);
     if finding == Finding::AbsentForGood
@@ -134,5 +145,8 @@ fn streak(entry: &Entry, finding: Finding, at: Timestamp) -> Streak {
 }
 
 fn looked(finding: Finding, at: Timestamp) -> Event {
-    Event::Looked { finding, at, failed_events: Vec::new() }
+    Event::Looked { finding, at, failed_events: Vec::new(), retry_after: None }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ mod support;
 
 mod bad_input;
 mod chaos;
+mod client;
 mod config;
 mod contract;
 mod exactly_once;
