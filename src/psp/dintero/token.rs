@@ -17,9 +17,15 @@ use crate::psp::NotSent;
 use crate::psp::dintero::transport::{Transport, TransportError};
 use crate::psp::dintero::{retry_after, wire};
 
-/// After a failed fetch nobody asks again for this long: a hundred waiting
-/// callers must not become a hundred requests.
+/// After a failed fetch nobody asks again for this long, and twice as long after
+/// each further one: a hundred waiting callers must not become a hundred
+/// requests, nor a wrong secret an attack on the token endpoint.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// A PSP that is out of reach is looked for at least this often.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Credentials that are refused are tried again at least this often: they may
+/// have been mended at the PSP.
+const PAUSE_MAX_REJECTED: Duration = Duration::from_secs(30);
 
 /// A token is given at most this life, whatever the PSP claims.
 const LIFE_MAX: Duration = Duration::from_hours(7 * 24);
@@ -52,6 +58,31 @@ pub struct Tokens<T> {
 struct Failure {
     until: Duration,
     error: NotSent,
+    /// How many there were, one after the other.
+    count: u32,
+}
+
+impl Failure {
+    fn after(previous: Option<&Self>, error: NotSent, boot: Duration) -> Self {
+        let count = previous.map_or(0, |previous| previous.count).saturating_add(1);
+        let doubled = PAUSE_AFTER_FAILURE.saturating_mul(1 << (count - 1).min(10));
+        let pause = match &error {
+            NotSent::RateLimited { retry_after } => *retry_after,
+            NotSent::CredentialsRejected(_) => doubled.min(PAUSE_MAX_REJECTED),
+            _ => doubled.min(PAUSE_MAX),
+        };
+        Self { until: boot.saturating_add(pause), error, count }
+    }
+
+    /// What a caller is told who comes within the pause.
+    fn repeated(&self, boot: Duration) -> NotSent {
+        match &self.error {
+            NotSent::RateLimited { .. } => {
+                NotSent::RateLimited { retry_after: self.until.saturating_sub(boot) }
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 impl Token {
@@ -137,7 +168,7 @@ impl<T: Transport> Tokens<T> {
         if let Some(failure) = &*last_failure
             && boot < failure.until
         {
-            return Err(failure.error.clone());
+            return Err(failure.repeated(boot));
         }
         match self.fetch().await {
             Ok(token) => {
@@ -148,12 +179,8 @@ impl<T: Transport> Tokens<T> {
             }
             Err(error) => {
                 tracing::warn!(account = %self.account.id, %error, "no access token");
-                let pause = match &error {
-                    NotSent::RateLimited { retry_after } => *retry_after,
-                    _ => PAUSE_AFTER_FAILURE,
-                };
-                let until = self.clock.boot().saturating_add(pause);
-                *last_failure = Some(Failure { until, error: error.clone() });
+                let failure = Failure::after(last_failure.as_ref(), error.clone(), self.clock.boot());
+                *last_failure = Some(failure);
                 Err(error)
             }
         }
@@ -232,5 +259,36 @@ fn read(answer: &Response<Bytes>) -> Result<Granted, NotSent> {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_with_each_failure_up_to_its_limit() {
+        let pauses = |error: &NotSent, count: usize| {
+            let mut last = None;
+            let mut pauses = Vec::new();
+            for _ in 0..count {
+                let failure = Failure::after(last.as_ref(), error.clone(), Duration::ZERO);
+                pauses.push(failure.until.as_secs());
+                last = Some(failure);
+            }
+            pauses
+        };
+        assert_eq!(pauses(&NotSent::Unreachable(String::new()), 5), [1, 2, 4, 5, 5]);
+        assert_eq!(pauses(&NotSent::CredentialsRejected(String::new()), 7), [1, 2, 4, 8, 16, 30, 30]);
+        let limited = NotSent::RateLimited { retry_after: Duration::from_secs(7) };
+        assert_eq!(pauses(&limited, 3), [7, 7, 7]);
+    }
+
+    #[test]
+    fn within_the_pause_callers_are_told_what_is_left_of_it() {
+        let limited = NotSent::RateLimited { retry_after: Duration::from_secs(7) };
+        let failure = Failure::after(None, limited, Duration::from_secs(100));
+        let left = failure.repeated(Duration::from_secs(103));
+        assert_eq!(left, NotSent::RateLimited { retry_after: Duration::from_secs(4) });
     }
 }
