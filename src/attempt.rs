@@ -126,7 +126,7 @@ where
         };
         let entry = self.conclude.record(*entry, received).await?;
         match not_sent {
-            Some(error) => Err(error.into()),
+            Some(why) => Err(Failure::NotSent(why, Some(entry.id))),
             None => Ok(Attempted::Entry(Box::new(entry))),
         }
     }
@@ -167,8 +167,8 @@ where
         }
         if clock.boot().saturating_sub(before) >= self.window.send {
             let why = "too much time passed between the record and the sending".to_owned();
-            self.conclude.write(entry, &Event::NotSent { why }).await?;
-            return Err(NotSent::WindowMissed.into());
+            let entry = self.conclude.write(entry, &Event::NotSent { why }).await?;
+            return Err(Failure::NotSent(NotSent::WindowMissed, Some(entry.id)));
         }
         let flight = Flight { prepared, entry: entry.clone() };
         let received = match self.sender.clone().oneshot(flight).await {
@@ -249,14 +249,15 @@ async fn check<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
 
 async fn look_before<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
     let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
-    rules::check_guards(&command.operation, &command.guards, &transaction).map_err(Failure::Refused)?;
+    rules::check_guards(&command.operation, &command.guards, &transaction)
+        .map_err(|decline| Failure::from(*decline))?;
     if command.operation.kind() == Kind::Void && transaction.status == "AUTHORIZATION_VOIDED" {
         let tag = command.tag();
         if let judge::Verdict::Proven(proof) = judge::judge(&judge::Sought::of(command, &tag), &transaction) {
             return Ok(Checked::AlreadyVoid(proof));
         }
     }
-    rules::check(&command.operation, &transaction).map_err(Failure::Refused)?;
+    rules::check(&command.operation, &transaction).map_err(|decline| Failure::from(*decline))?;
     Ok(Checked::Send)
 }
 

@@ -2,24 +2,27 @@
 //! that *this call* sent nothing, unless it says otherwise.
 
 use crate::journal::{self, entry::Entry};
-use crate::payment::outcome::Decline;
+use crate::payment::{id::OperationId, outcome::Decline};
 use crate::psp::{NotSent, ReadError};
 
 /// A command that was not carried out, or not to its end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// The key belongs to a command with another meaning.
+    /// The key belongs to a command with another meaning: to this operation,
+    /// if it is recorded yet.
     #[error("the idempotency key was used for another command")]
-    KeyReused,
+    KeyReused(Option<OperationId>),
     /// Another operation is open on the transaction.
     #[error("another operation is open on the transaction")]
     Busy(Box<Entry>),
-    /// A check before sending said no; the key is free.
+    /// A check before sending said no; the key is free. An earlier attempt may
+    /// have left an operation behind.
     #[error("refused before anything was sent: {}", .0.message)]
-    Refused(Box<Decline>),
-    /// No byte of the command ever left; the key is free.
+    Refused(Box<Decline>, Option<OperationId>),
+    /// No byte of the command ever left; the key is free. This attempt or an
+    /// earlier one may have left an operation behind.
     #[error("nothing was sent")]
-    NotSent(#[source] NotSent),
+    NotSent(#[source] NotSent, Option<OperationId>),
     /// The same key is being carried out, and this call cannot wait longer.
     #[error("the operation is under way")]
     InProgress(Option<Box<Entry>>),
@@ -45,35 +48,52 @@ pub enum Failure {
 
 impl From<NotSent> for Failure {
     fn from(error: NotSent) -> Self {
-        Self::NotSent(error)
+        Self::NotSent(error, None)
+    }
+}
+
+impl From<Decline> for Failure {
+    fn from(decline: Decline) -> Self {
+        Self::Refused(Box::new(decline), None)
     }
 }
 
 impl Failure {
+    /// Names the operation that there is, where the failure itself does not.
+    #[must_use]
+    pub fn of(self, operation: Option<OperationId>) -> Self {
+        match self {
+            Self::Refused(decline, None) => Self::Refused(decline, operation),
+            Self::NotSent(why, None) => Self::NotSent(why, operation),
+            other => other,
+        }
+    }
+
     /// What a read that failed means for a call that needed it.
     pub fn from_read(error: ReadError) -> Self {
         use crate::payment::outcome::{PspError, Reason};
         match error {
-            ReadError::NotFound => Self::Refused(Box::new(Decline {
+            ReadError::NotFound => Decline {
                 reason: Reason::TransactionNotFound,
                 message: "the PSP knows no such transaction".to_owned(),
                 psp: PspError { http_status: Some(404), ..PspError::default() },
                 transaction_status: None,
                 sums: None,
-            })),
+            }
+            .into(),
             ReadError::Forbidden => {
                 let why = "the transaction is not shown to this boundary".to_owned();
-                Self::NotSent(NotSent::CredentialsRejected(why))
+                NotSent::CredentialsRejected(why).into()
             }
-            ReadError::NotSent(error) => Self::NotSent(error),
-            ReadError::Unreadable(why) => Self::NotSent(NotSent::Unreachable(why)),
+            ReadError::NotSent(error) => error.into(),
+            ReadError::Unreadable(why) => NotSent::Unreachable(why).into(),
         }
     }
 
     /// What tower's own layers and ours failed with, as one type again.
     pub fn from_stack(error: tower::BoxError) -> Self {
         if error.is::<tower::load_shed::error::Overloaded>() {
-            return Self::NotSent(NotSent::Overloaded);
+            return NotSent::Overloaded.into();
         }
         error.downcast::<Self>().map_or(Self::Internal, |failure| *failure)
     }

@@ -181,7 +181,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let (caller, name) = call.named(command::watch_operation(message))?;
         let permit = std::sync::Arc::clone(&self.watches)
             .try_acquire_owned()
-            .map_err(|_| status::read(&Failure::NotSent(crate::psp::NotSent::Overloaded), call.trace()))?;
+            .map_err(|_| status::read(&crate::psp::NotSent::Overloaded.into(), call.trace()))?;
         let changes = self.read(&call, self.operations.watch(&caller.name, &name)).await?;
         let trace = call.trace().to_owned();
         let messages = changes.map(move |entry| {

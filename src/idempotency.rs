@@ -124,7 +124,9 @@ where
             let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
             let prior = match found {
                 None => None,
-                Some(entry) if entry.fingerprint != fingerprint => return Err(Failure::KeyReused),
+                Some(entry) if entry.fingerprint != fingerprint => {
+                    return Err(Failure::KeyReused(Some(entry.id)));
+                }
                 Some(entry) => match entry.state {
                     State::Succeeded(_) | State::Declined(_) => return Ok(replayed(entry)),
                     State::Started => return Err(Failure::InProgress(Some(Box::new(entry)))),
@@ -139,10 +141,12 @@ where
                     }
                 },
             };
+            let prior_id = prior.as_ref().map(|entry| entry.id);
             let attempt = Attempt { command: command.clone(), prior };
             // Called only when there is something to send: a replay needs no
             // permit of the stack below.
-            match self.inner.clone().oneshot(attempt).await.map_err(Failure::from_stack)? {
+            let attempted = self.inner.clone().oneshot(attempt).await;
+            match attempted.map_err(|error| Failure::from_stack(error).of(prior_id))? {
                 Attempted::Entry(entry) => return Ok(Answered { entry: *entry, replayed: false }),
                 Attempted::Overtaken => {}
             }
@@ -182,7 +186,7 @@ impl Running {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((theirs, ended)) = running.get(&key) {
             if *theirs != fingerprint {
-                return Err(Failure::KeyReused);
+                return Err(Failure::KeyReused(None));
             }
             return Ok(Place::Join(ended.clone()));
         }

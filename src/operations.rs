@@ -141,8 +141,10 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     /// Checks everything, sends nothing, records nothing.
     pub async fn validate(&self, command: &Command) -> Result<(), Failure> {
         let find = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
-        if find.is_some_and(|entry| entry.fingerprint != command.operation.fingerprint()) {
-            return Err(Failure::KeyReused);
+        if let Some(entry) = find
+            && entry.fingerprint != command.operation.fingerprint()
+        {
+            return Err(Failure::KeyReused(Some(entry.id)));
         }
         let transaction = &command.operation.transaction;
         if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)?

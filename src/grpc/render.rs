@@ -95,6 +95,12 @@ fn state(state: &State) -> pb::OperationState {
     }
 }
 
+/// The state in the contract's word, such as `IN_DOUBT`.
+pub fn state_word(entry_state: &State) -> &'static str {
+    let name = state(entry_state).as_str_name();
+    name.strip_prefix("OPERATION_STATE_").unwrap_or(name)
+}
+
 fn proof(proof: &Proof) -> pb::Proof {
     pb::Proof {
         event_id: proof.event_id.clone().unwrap_or_default(),

@@ -13,7 +13,10 @@ use crate::grpc::render;
 use crate::grpc::violations::{Refused, Violations};
 use crate::idempotency::Answered;
 use crate::journal::{self, entry::Entry, entry::State};
-use crate::payment::outcome::{Decline, Reason};
+use crate::payment::{
+    id::OperationId,
+    outcome::{Decline, Reason},
+};
 use crate::psp::NotSent;
 
 const DOMAIN: &str = "payops.v1";
@@ -31,17 +34,17 @@ pub enum Credentials {
 }
 
 /// One error in the making.
-struct Told<'a> {
+struct Told {
     code: Code,
     reason: &'static str,
     message: String,
     metadata: HashMap<String, String>,
     details: ErrorDetails,
     retry_after: Option<Duration>,
-    entry: Option<&'a Entry>,
+    operation: Option<OperationId>,
 }
 
-impl<'a> Told<'a> {
+impl Told {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -50,7 +53,7 @@ impl<'a> Told<'a> {
             metadata: HashMap::new(),
             details: ErrorDetails::new(),
             retry_after: None,
-            entry: None,
+            operation: None,
         }
     }
 
@@ -65,9 +68,17 @@ impl<'a> Told<'a> {
     }
 
     /// The operation that the error is about, of this caller.
-    fn about(mut self, entry: &'a Entry) -> Self {
-        self.entry = Some(entry);
-        self.with("operation_id", entry.id).with("state", entry.state.as_str().to_uppercase())
+    fn about(self, entry: &Entry) -> Self {
+        self.of(Some(entry.id)).with("state", render::state_word(&entry.state))
+    }
+
+    /// The operation of the key, where there is one.
+    fn of(mut self, operation: Option<OperationId>) -> Self {
+        self.operation = operation;
+        match operation {
+            Some(id) => self.with("operation_id", id),
+            None => self,
+        }
     }
 
     fn safe_to_use_new_key(self, safe: bool) -> Self {
@@ -75,7 +86,7 @@ impl<'a> Told<'a> {
     }
 
     fn into_status(self, trace_id: &str) -> Status {
-        let Self { code, reason, message, metadata, mut details, retry_after, entry } = self;
+        let Self { code, reason, message, metadata, mut details, retry_after, operation } = self;
         details.set_error_info(reason, DOMAIN, metadata);
         if let Some(after) = retry_after {
             details.set_retry_info(Some(after));
@@ -87,8 +98,8 @@ impl<'a> Told<'a> {
         // Negative: do not retry. The same as RetryInfo otherwise.
         let pushback = retry_after.map_or(-1, |after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
         put(&mut metadata, "grpc-retry-pushback-ms", &pushback.to_string());
-        if let Some(entry) = entry {
-            put(&mut metadata, "operation-id", &entry.id.to_string());
+        if let Some(id) = operation {
+            put(&mut metadata, "operation-id", &id.to_string());
         }
         Status::with_error_details_and_metadata(code, message, details, metadata)
     }
@@ -140,11 +151,12 @@ pub fn money(failure: &Failure, trace_id: &str) -> Status {
     // Whether another key is safe is a question to the journal. Where it was
     // not asked, an earlier call with this key may have moved money: not safe.
     let told = match failure {
-        Failure::KeyReused => Told::new(
+        Failure::KeyReused(operation) => Told::new(
             Code::AlreadyExists,
             "IDEMPOTENCY_KEY_REUSED",
             "the idempotency key belongs to a command with another meaning; one intention, one key",
         )
+        .of(*operation)
         .safe_to_use_new_key(false),
         Failure::Busy(other) => Told::new(
             Code::Aborted,
@@ -156,11 +168,11 @@ pub fn money(failure: &Failure, trace_id: &str) -> Status {
             ),
         )
         .with("open_operation_id", other.id)
-        .with("open_operation_state", other.state.as_str().to_uppercase())
+        .with("open_operation_state", render::state_word(&other.state))
         .retry(Duration::from_secs(2))
         .safe_to_use_new_key(true),
-        Failure::Refused(decline) => declined(decline).safe_to_use_new_key(true),
-        Failure::NotSent(error) => not_sent(error).safe_to_use_new_key(true),
+        Failure::Refused(decline, operation) => declined(decline).of(*operation).safe_to_use_new_key(true),
+        Failure::NotSent(why, operation) => not_sent(why).of(*operation).safe_to_use_new_key(true),
         Failure::InProgress(entry) => in_progress(entry.as_deref()),
         Failure::Journal(error) => journal(error).safe_to_use_new_key(false),
         Failure::Unrecorded(entry) => Told::new(
@@ -190,11 +202,11 @@ pub fn read(failure: &Failure, trace_id: &str) -> Status {
         Failure::DeadlineExceeded => {
             Told::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed during the read")
         }
-        Failure::Refused(decline) => declined(decline),
-        Failure::NotSent(error) => not_sent(error),
+        Failure::Refused(decline, _) => declined(decline),
+        Failure::NotSent(why, _) => not_sent(why),
         Failure::Journal(error) => journal(error),
         Failure::Draining => draining(),
-        Failure::KeyReused
+        Failure::KeyReused(_)
         | Failure::Busy(_)
         | Failure::InProgress(_)
         | Failure::Unrecorded(_)
@@ -224,7 +236,7 @@ pub fn encoding(trace_id: &str, money: bool) -> Status {
     told_invalid(Code::Unimplemented, wrong.into(), money).into_status(trace_id)
 }
 
-fn told_invalid<'a>(code: Code, refused: Refused, money: bool) -> Told<'a> {
+fn told_invalid(code: Code, refused: Refused, money: bool) -> Told {
     let Refused { reason, violations, unlisted, never_ran } = refused;
     let message = match violations.as_slice() {
         [only] if unlisted == 0 => format!("{} {}", only.field, only.description),
@@ -264,7 +276,7 @@ pub fn unauthenticated(why: Credentials, trace_id: Option<&str>) -> Status {
         .into_status(trace_id.unwrap_or_default())
 }
 
-fn declined<'a>(decline: &Decline) -> Told<'a> {
+fn declined(decline: &Decline) -> Told {
     let code = match decline.reason {
         Reason::TransactionNotFound => Code::NotFound,
         _ => Code::FailedPrecondition,
@@ -305,7 +317,7 @@ fn declined<'a>(decline: &Decline) -> Told<'a> {
     told
 }
 
-fn not_sent<'a>(error: &NotSent) -> Told<'a> {
+fn not_sent(error: &NotSent) -> Told {
     match error {
         NotSent::Unreachable(why) => {
             let message = format!("the PSP cannot be reached, nothing was sent: {why}");
@@ -336,7 +348,7 @@ fn not_sent<'a>(error: &NotSent) -> Told<'a> {
     }
 }
 
-fn in_progress(entry: Option<&Entry>) -> Told<'_> {
+fn in_progress(entry: Option<&Entry>) -> Told {
     let told = |message| Told::new(Code::Aborted, "OPERATION_IN_PROGRESS", message);
     let told = match entry {
         Some(entry) => {
@@ -350,7 +362,7 @@ fn in_progress(entry: Option<&Entry>) -> Told<'_> {
     told.retry(Duration::from_secs(1)).safe_to_use_new_key(false)
 }
 
-fn journal<'a>(error: &journal::Error) -> Told<'a> {
+fn journal(error: &journal::Error) -> Told {
     match error {
         journal::Error::Unavailable(_) => Told::new(
             Code::Unavailable,
@@ -369,12 +381,12 @@ fn journal<'a>(error: &journal::Error) -> Told<'a> {
     }
 }
 
-fn draining<'a>() -> Told<'a> {
+fn draining() -> Told {
     Told::new(Code::Unavailable, "DRAINING", "the boundary is stopping; this call sent nothing")
         .retry(Duration::from_millis(200))
 }
 
-fn internal<'a>() -> Told<'a> {
+fn internal() -> Told {
     Told::new(
         Code::Internal,
         "INTERNAL",

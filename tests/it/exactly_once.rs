@@ -42,18 +42,20 @@ async fn a_hundred_identical_calls_at_once_make_one_request_and_a_hundred_equal_
 }
 
 #[tokio::test]
-async fn the_same_key_with_another_meaning_is_refused_and_shown_nothing() {
+async fn the_same_key_with_another_meaning_is_refused_and_not_shown_the_answer() {
     let app = TestApp::start().await;
     let orders = app.orders().await;
     let card = app.world.card().await;
-    orders.capture("k", &card, 100).await.unwrap();
+    let first = orders.capture("k", &card, 100).await.unwrap().operation;
     let other_amount = orders.capture("k", &card, 101).await.unwrap_err();
     let other_kind = orders.refund("k", &card, 100).await.unwrap_err();
     let other_transaction = orders.capture("k", &app.world.card().await, 100).await.unwrap_err();
     for refused in [other_amount, other_kind, other_transaction] {
         assert_eq!((refused.code, refused.reason()), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"));
         assert_eq!(refused.metadata("safe_to_use_new_key"), Some("false"));
-        assert_eq!(refused.metadata("operation_id"), None);
+        // Which operation has the key, and nothing of how it went.
+        assert_eq!(refused.metadata("operation_id"), Some(first.operation_id.as_str()));
+        assert_eq!(refused.metadata("state"), None);
     }
     assert_eq!(app.posts(&card).await, 1);
 }
@@ -341,6 +343,8 @@ async fn a_request_that_somebody_in_between_repeats_is_a_case_for_a_person() {
     let review = orders.capture("k", &card, 100).await.unwrap_err();
     assert_eq!((review.code, review.reason()), (Code::Aborted, "IN_REVIEW"));
     assert_eq!(review.metadata("safe_to_use_new_key"), Some("false"));
+    // In the contract's word, as in Operation.state.
+    assert_eq!(review.metadata("state"), Some("IN_REVIEW"));
     assert_eq!(orders.operation("k").await.unwrap().state(), InReview);
     assert_eq!(app.posts(&card).await, 1, "we sent it once");
 }
@@ -413,6 +417,16 @@ async fn an_unreachable_psp_means_nothing_was_sent_and_the_key_is_free() {
     let refused = orders.capture("k", &card, 100).await.unwrap_err();
     assert_eq!((refused.code, refused.reason()), (Code::Unavailable, "PSP_UNREACHABLE"));
     assert_eq!(refused.metadata("safe_to_use_new_key"), Some("true"));
+    let released = orders.operation("k").await.unwrap();
+    assert_eq!(released.state(), Released);
+    assert_eq!(refused.metadata("operation_id"), Some(released.operation_id.as_str()));
+    assert_eq!(refused.trailer("operation-id"), Some(released.operation_id.as_str()));
+    // So is it when the retry is refused before it is sent: by a guard whose read fails.
+    let mut guarded = capture(&card, 100);
+    guarded.currency_code = "NOK".to_owned();
+    let again = orders.capture_with("k", guarded).await.unwrap_err();
+    assert_eq!((again.code, again.reason()), (Code::Unavailable, "PSP_UNREACHABLE"));
+    assert_eq!(again.metadata("operation_id"), Some(released.operation_id.as_str()));
     // Another command may take the slot meanwhile.
     let other = orders.capture("k2", &card, 100).await.unwrap_err();
     assert_eq!(other.reason(), "PSP_UNREACHABLE");
