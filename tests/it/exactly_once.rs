@@ -1,17 +1,14 @@
-//! At most one effect per key, no false answer, always an end: through
-//! repeats, races, hang-ups, lost answers and doubt.
+//! At most one effect per key, through repeats, races, hang-ups and a full house.
 
 use std::time::Duration;
 
 use futures::future::join_all;
-use payops::grpc::pb::OperationState::{Declined, InDoubt, InReview, Pending, Released, Started, Succeeded};
-use payops::sandbox::Settings;
+use payops::grpc::pb::OperationState::{InDoubt, Released, Started, Succeeded};
 use serde_json::json;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
-use crate::sandbox::world::World;
-use crate::support::{TestApp, capture, eventually, line, outcome, refund};
+use crate::support::{TestApp, capture, eventually, line, outcome};
 
 const AMOUNT: i64 = 29_990;
 
@@ -178,190 +175,6 @@ async fn a_callers_deadline_frees_the_caller_and_not_the_operation() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_unknown_and_then_a_success_by_reading_back() {
-    for (fault, kind) in [
-        (json!({"fault": "answer_lost_after_applying"}), "capture"),
-        (json!({"fault": "unavailable_after_applying"}), "capture"),
-        (json!({"fault": "internal_error", "applied": true}), "capture"),
-        (json!({"fault": "html_instead_of_json"}), "capture"),
-        (json!({"fault": "truncated_json"}), "capture"),
-        (json!({"fault": "reset_at_byte", "byte": 40}), "capture"),
-        (json!({"fault": "answer_lost_after_applying"}), "refund"),
-        (json!({"fault": "answer_lost_after_applying"}), "void"),
-    ] {
-        let app = TestApp::start().await;
-        let orders = app.orders().await;
-        let card = app.world.card().await;
-        if kind == "refund" {
-            orders.capture("c", &card, AMOUNT).await.unwrap();
-        }
-        let mut armed = fault.clone();
-        armed["operation"] = kind.into();
-        app.world.fault(armed).await;
-        let first = match kind {
-            "capture" => orders.capture("k", &card, AMOUNT).await,
-            "refund" => orders.refund("k", &card, AMOUNT).await,
-            _ => orders.void("k", &card).await,
-        };
-        let unknown = first.unwrap_err();
-        assert_eq!((unknown.code, unknown.reason()), (Code::Aborted, "OUTCOME_UNKNOWN"), "{kind} {fault}");
-        assert_eq!(unknown.metadata("safe_to_use_new_key"), Some("false"));
-        assert_eq!(unknown.details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(2)));
-        assert_eq!(unknown.trailer("grpc-retry-pushback-ms"), Some("2000"));
-        // Nobody asks again: it is read back all the same.
-        let done = orders.settled("k", Succeeded).await;
-        assert_eq!(done.attempt, 1, "{kind} {fault}");
-        let effects = app.moved(&card).await;
-        let ours = effects.iter().filter(|(name, _)| name == kind).count();
-        assert_eq!(ours, 1, "{kind} {fault}: {effects:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_retry_of_a_key_in_doubt_is_answered_by_one_read_at_once() {
-    let app = TestApp::start_with(|config| {
-        // Nothing on schedule: only the retry can find it out.
-        config.read_back.schedule = vec![Duration::from_mins(5)];
-        config.read_back.then_every = Duration::from_mins(5);
-    })
-    .await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
-    orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!(orders.operation("k").await.unwrap().state(), InDoubt);
-    let known = orders.capture("k", &card, AMOUNT).await.unwrap();
-    assert!(known.replayed);
-    assert_eq!(app.world.requests(&card).await.len(), 2, "one capture, one read");
-}
-
-#[tokio::test]
-async fn a_request_that_was_lost_stays_in_doubt_until_its_token_is_dead_and_may_then_run_again() {
-    let short = Settings { token_life: Duration::from_secs(3), ..Settings::default() };
-    let app = TestApp::start_in(World::start_with(short).await, |config| {
-        config.exactly_once.token_life_min = Duration::from_secs(1);
-        config.psp.attempt_timeout = Duration::from_millis(500);
-        config.exactly_once.send_window = Duration::from_millis(400);
-        config.exactly_once.settle_max = Duration::from_millis(300);
-        config.exactly_once.read_lag_max = Duration::from_millis(100);
-        config.exactly_once.absent_reads_apart = Duration::from_millis(100);
-        config.read_back.then_every = Duration::from_millis(100);
-    })
-    .await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
-    let started = std::time::Instant::now();
-    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
-    orders.settled("k", Released).await;
-    // A token is sent with at least a second left of its life.
-    assert!(started.elapsed() >= Duration::from_millis(1_400), "not before the token had expired");
-    assert_eq!((app.moved(&card).await, app.posts(&card).await), (vec![], 1));
-    let done = orders.capture("k", &card, AMOUNT).await.unwrap();
-    assert_eq!((done.operation.state(), done.operation.attempt), (Succeeded, 2));
-    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
-}
-
-#[tokio::test]
-async fn a_transaction_in_doubt_stays_reserved_for_every_caller() {
-    let app = TestApp::start().await;
-    let (orders, returns) = (app.orders().await, app.returns().await);
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
-    orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    for refused in [returns.capture("other", &card, 1).await, orders.void("v", &card).await] {
-        let refused = refused.unwrap_err();
-        assert_eq!((refused.code, refused.reason()), (Code::Aborted, "TRANSACTION_BUSY"));
-        assert_eq!(refused.metadata("open_operation_state"), Some("IN_DOUBT"));
-    }
-    let again = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!(again.reason(), "OUTCOME_UNKNOWN");
-    assert_eq!(app.posts(&card).await, 1);
-}
-
-#[tokio::test]
-async fn an_effect_that_comes_late_is_found_and_never_doubled() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    let fault = json!({"operation": "capture", "fault": "delayed_application", "delay_ms": 700});
-    app.world.fault(fault).await;
-    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
-    let again = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!(again.reason(), "OUTCOME_UNKNOWN");
-    orders.settled("k", Succeeded).await;
-    assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
-}
-
-#[tokio::test]
-async fn an_answer_that_comes_after_our_patience_is_still_heard() {
-    let app = TestApp::start_with(|config| {
-        config.psp.attempt_timeout = Duration::from_millis(200);
-        config.read_back.schedule = vec![Duration::from_mins(5)];
-        config.read_back.then_every = Duration::from_mins(5);
-    })
-    .await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "delayed_answer", "delay_ms": 600})).await;
-    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
-    orders.settled("k", Succeeded).await;
-    assert_eq!(app.world.requests(&card).await.len(), 1, "no read was needed");
-}
-
-#[tokio::test]
-async fn a_200_without_our_event_is_never_a_success() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "event_without_reference"})).await;
-    let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!((unknown.code, unknown.reason()), (Code::Aborted, "OUTCOME_UNKNOWN"));
-}
-
-#[tokio::test]
-async fn a_read_that_lags_hides_the_effect_for_a_while_and_no_longer() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
-    app.world.fault(json!({"operation": "capture", "fault": "read_lag", "delay_ms": 500})).await;
-    orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    orders.settled("k", Succeeded).await;
-    assert_eq!(app.posts(&card).await, 1);
-}
-
-#[tokio::test]
-async fn a_request_that_somebody_in_between_repeats_is_a_case_for_a_person() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    app.world.fault(json!({"operation": "capture", "fault": "duplicate_application"})).await;
-    let review = orders.capture("k", &card, 100).await.unwrap_err();
-    assert_eq!((review.code, review.reason()), (Code::Aborted, "IN_REVIEW"));
-    assert_eq!(review.metadata("safe_to_use_new_key"), Some("false"));
-    // In the contract's word, as in Operation.state.
-    assert_eq!(review.metadata("state"), Some("IN_REVIEW"));
-    assert_eq!(orders.operation("k").await.unwrap().state(), InReview);
-    assert_eq!(app.posts(&card).await, 1, "we sent it once");
-}
-
-#[tokio::test]
-async fn a_capture_in_the_backoffice_is_not_taken_for_ours() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let card = app.world.card().await;
-    let fault = json!({"operation": "capture", "fault": "backoffice_capture_before", "amount": AMOUNT});
-    app.world.fault(fault).await;
-    let refused = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "AMOUNT_EXCEEDS_REMAINING"));
-    assert_eq!(orders.operation("k").await.unwrap().state(), Declined);
-}
-
-#[tokio::test]
 async fn a_401_is_tried_once_more_with_a_new_token() {
     let app = TestApp::start().await;
     let orders = app.orders().await;
@@ -378,26 +191,6 @@ async fn a_401_is_tried_once_more_with_a_new_token() {
     assert_eq!(refused.metadata("safe_to_use_new_key"), Some("true"));
     orders.capture("k2", &card, AMOUNT).await.unwrap();
     assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
-}
-
-#[tokio::test]
-async fn a_429_or_409_is_no_effect_only_after_two_empty_reads() {
-    for fault in ["rate_limited", "conflict_409"] {
-        let app = TestApp::start_with(|config| {
-            config.exactly_once.absent_reads_apart = Duration::from_millis(100);
-        })
-        .await;
-        let orders = app.orders().await;
-        let card = app.world.card().await;
-        app.world.fault(json!({"operation": "capture", "fault": fault})).await;
-        let unknown = orders.capture("k", &card, AMOUNT).await.unwrap_err();
-        assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN", "{fault}");
-        let released = orders.settled("k", Released).await;
-        assert_eq!(released.attempt, 1);
-        let done = orders.capture("k", &card, AMOUNT).await.unwrap();
-        assert_eq!(done.operation.attempt, 2, "{fault}");
-        assert_eq!(app.moved(&card).await, [("capture".to_owned(), AMOUNT)]);
-    }
 }
 
 #[tokio::test]
@@ -435,85 +228,6 @@ async fn an_unreachable_psp_means_nothing_was_sent_and_the_key_is_free() {
     let done = app.orders().await.capture("k", &card, 100).await.unwrap();
     assert_eq!(done.operation.attempt, 2);
     assert_eq!(app.posts(&card).await, 2);
-}
-
-#[tokio::test]
-async fn an_accepted_refund_is_pending_and_then_done() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let swish = "T12345678.demoSwish0000000000001";
-    let mut message = refund(swish, 1_000);
-    message.r#async = true;
-    let fault = json!({"operation": "refund", "fault": "accepted_then", "outcome": "done", "delay_ms": 600});
-    app.world.fault(fault).await;
-    let accepted = orders.refund_with("k", message).await.unwrap().operation;
-    assert_eq!(accepted.state(), Pending);
-    assert!(accepted.proof.is_none());
-    let mut watched = orders.watch("k").await.unwrap();
-    let mut states = Vec::new();
-    while let Some(update) = watched.next().await {
-        states.push(update.unwrap().operation.unwrap().state());
-    }
-    assert_eq!(states.last(), Some(&Succeeded), "{states:?}");
-    // Without `async` the caller waits for the end.
-    let fault = json!({"operation": "refund", "fault": "accepted_then", "outcome": "done", "delay_ms": 300});
-    app.world.fault(fault).await;
-    let done = orders.refund("k2", swish, 1_000).await.unwrap().operation;
-    assert_eq!(done.state(), Succeeded);
-    // Or until its deadline.
-    let fault = json!({"operation": "refund", "fault": "accepted_then", "outcome": "never"});
-    app.world.fault(fault).await;
-    let mut request = orders.keyed("k3", refund(swish, 1_000));
-    request.set_timeout(Duration::from_millis(400));
-    let pending = outcome(orders.client.clone().refund(request).await, |m| m.operation).unwrap();
-    assert_eq!(pending.operation.state(), Pending);
-}
-
-#[tokio::test]
-async fn an_accepted_refund_that_fails_unclearly_is_believed_only_after_a_time_and_equal_reads() {
-    let app = TestApp::start_with(|config| {
-        config.exactly_once.failed_event_settles_after = Duration::from_millis(600);
-        config.read_back.then_every = Duration::from_millis(200);
-    })
-    .await;
-    let orders = app.orders().await;
-    let swish = "T12345678.demoSwish0000000000001";
-    // "Operation timed out": it may have happened all the same [D 5.1].
-    let fault = json!({
-        "operation": "refund", "fault": "accepted_then", "outcome": "failed", "delay_ms": 100
-    });
-    app.world.fault(fault).await;
-    let mut message = refund(swish, 1_000);
-    message.r#async = true;
-    let pending = orders.refund_with("k", message).await.unwrap().operation;
-    assert_eq!(pending.state(), Pending);
-    let ended = std::time::Instant::now();
-    let declined = orders.settled("k", Declined).await;
-    assert!(ended.elapsed() >= Duration::from_millis(600), "believed at once: {declined:?}");
-    let refused = orders.refund("k", swish, 1_000).await.unwrap_err();
-    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DECLINED"));
-    assert_eq!(app.moved(swish).await.iter().filter(|(kind, _)| kind == "refund").count(), 0);
-}
-
-#[tokio::test]
-async fn an_accepted_refund_that_is_declined_later_is_declined() {
-    let app = TestApp::start().await;
-    let orders = app.orders().await;
-    let swish = "T12345678.demoSwish0000000000001";
-    let fault = json!({
-        "operation": "refund", "fault": "accepted_then", "outcome": "failed", "delay_ms": 300,
-        "error_type": "DECLINED", "message": "Declined by the bank"
-    });
-    app.world.fault(fault).await;
-    let mut message = refund(swish, 1_000);
-    message.r#async = true;
-    let pending = orders.refund_with("k", message).await.unwrap().operation;
-    assert_eq!(pending.state(), Pending);
-    orders.settled("k", Declined).await;
-    let refused = orders.refund("k", swish, 1_000).await.unwrap_err();
-    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DECLINED"));
-    assert_eq!(app.moved(swish).await, []);
-    assert_eq!(app.posts(swish).await, 1);
 }
 
 #[tokio::test]

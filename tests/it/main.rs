@@ -18,6 +18,7 @@ mod chaos;
 mod client;
 mod config;
 mod contract;
+mod doubt;
 mod exactly_once;
 mod money;
 mod process;
