@@ -87,12 +87,14 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         let trace = call.trace();
         let asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
         if asked.validate_only {
-            self.operations
-                .validate(&asked.command)
-                .await
-                .map_err(|failure| status::money(&failure, trace))?;
-            let operation = render::validated(&asked.command);
-            return Ok(Answer { operation, entry: None });
+            let valid = self.operations.validate(&asked.command).await;
+            return match valid.map_err(|failure| status::money(&failure, trace))? {
+                None => Ok(Answer { operation: render::validated(&asked.command), entry: None }),
+                Some(answered) => {
+                    let operation = status::outcome(&answered, trace)?;
+                    Ok(Answer { operation, entry: Some(answered) })
+                }
+            };
         }
         let patience = Patience { until: call.until(self.waits), pending_suffices: asked.pending_suffices };
         let answered = self

@@ -57,7 +57,7 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// The configuration file (or `PAYOPS_CONFIG`)
+    /// The configuration file (or PAYOPS_CONFIG)
     #[arg(long, conflicts_with = "sandbox")]
     config: Option<PathBuf>,
     /// Serve with an embedded simulated Dintero and a journal that is thrown away: needs no account
@@ -75,7 +75,7 @@ struct Serve {
 enum ConfigCommand {
     /// Check everything and show what is in force; secrets are not shown
     Check {
-        /// The configuration file (or `PAYOPS_CONFIG`)
+        /// The configuration file (or PAYOPS_CONFIG)
         #[arg(long)]
         config: Option<PathBuf>,
     },

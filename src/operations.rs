@@ -138,21 +138,25 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         }
     }
 
-    /// Checks everything, sends nothing, records nothing.
-    pub async fn validate(&self, command: &Command) -> Result<(), Failure> {
-        let find = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
-        if let Some(entry) = find
-            && entry.fingerprint != command.operation.fingerprint()
-        {
-            return Err(Failure::KeyReused(Some(entry.id)));
-        }
+    /// Checks everything, sends nothing, records nothing. Where the key has run
+    /// already, what came of it is the answer: a check of what would happen now
+    /// would call a new key safe that is not.
+    pub async fn validate(&self, command: &Command) -> Result<Option<Answered>, Failure> {
+        let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
+        let released = match found {
+            None => None,
+            Some(entry) if entry.fingerprint != command.operation.fingerprint() => {
+                return Err(Failure::KeyReused(Some(entry.id)));
+            }
+            Some(entry) if matches!(entry.state, State::Released { .. }) => Some(entry.id),
+            Some(entry) => return Ok(Some(Answered { entry, replayed: true })),
+        };
         let transaction = &command.operation.transaction;
-        if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)?
-            && (open.caller != command.caller || open.key != command.key)
-        {
+        if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)? {
             return Err(Failure::Busy(Box::new(open)));
         }
-        attempt::validate(&self.psp, command).await
+        attempt::validate(&self.psp, command).await.map_err(|failure| failure.of(released))?;
+        Ok(None)
     }
 
     /// Reads the PSP's transaction.

@@ -236,8 +236,13 @@ async fn validate_only_checks_everything_and_sends_nothing() {
     assert_eq!(app.posts(&card).await, 0);
     // Nothing was recorded: the key is free for another meaning.
     orders.capture("k", &card, 1).await.unwrap();
-    let reused = orders.capture_with("k", message).await.unwrap_err();
+    let reused = orders.capture_with("k", message.clone()).await.unwrap_err();
     assert_eq!(reused.reason(), "IDEMPOTENCY_KEY_REUSED");
+    // What the key did already is the answer, not what would come of doing it again.
+    message.amount = 1;
+    let done = orders.capture_with("k", message).await.unwrap();
+    assert_eq!((done.operation.state(), done.replayed), (Succeeded, true));
+    assert_eq!(app.posts(&card).await, 1);
 }
 
 #[tokio::test]
