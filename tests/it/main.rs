@@ -17,6 +17,7 @@ mod bad_input;
 mod chaos;
 mod client;
 mod config;
+mod console;
 mod contract;
 mod doubt;
 mod exactly_once;
