@@ -281,6 +281,12 @@ impl Config {
             ("PAYOPS_JOURNAL_DIRECTORY", directory.join("journal").display().to_string()),
             ("PAYOPS_PSP_BASE_URL", url.clone()),
             ("PAYOPS_PSP_TOKEN_BASE_URL", url),
+            // The simulator settles at once and reads do not lag, unless a
+            // fault says so: what is lost may be given up soon.
+            ("PAYOPS_EXACTLY_ONCE_SETTLE_MAX", "10s".to_owned()),
+            ("PAYOPS_EXACTLY_ONCE_READ_LAG_MAX", "5s".to_owned()),
+            ("PAYOPS_READ_BACK_SCHEDULE", "2s,5s,10s".to_owned()),
+            ("PAYOPS_READ_BACK_THEN_EVERY", "10s".to_owned()),
             ("PAYOPS_ACCOUNT_T12345678_CLIENT_ID", "sandbox-client".to_owned()),
             ("PAYOPS_ACCOUNT_T12345678_CLIENT_SECRET", "sandbox-secret".to_owned()),
         ];

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -25,6 +26,10 @@ const EXIT_UNAVAILABLE: u8 = 69;
 
 /// The token of `serve --sandbox`. Worth nothing anywhere else.
 const SANDBOX_TOKEN: &str = "sandbox";
+/// How long the simulated Dintero's access tokens live with `serve --sandbox`:
+/// nobody who tries it wants to wait for four hours until a lost request is
+/// given up.
+const SANDBOX_TOKEN_LIFE: Duration = Duration::from_mins(2);
 
 /// Captures, voids and refunds at Dintero, at most once per key, over gRPC.
 #[derive(Parser)]
@@ -154,7 +159,11 @@ async fn serve(config: Config) -> Result<(), Failed> {
 
 async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result<(), Failed> {
     let directory = Scratch::new()?;
-    let settings = sandbox::Settings { listen: sandbox_listen, ..sandbox::Settings::default() };
+    let settings = sandbox::Settings {
+        listen: sandbox_listen,
+        token_life: SANDBOX_TOKEN_LIFE,
+        ..sandbox::Settings::default()
+    };
     let simulator = Sandbox::bind(settings).await.map_err(|error| cannot_listen(sandbox_listen, &error))?;
     let config = Config::sandbox(listen, simulator.local_addr(), &directory.0);
     telemetry::start(&config.log);

@@ -352,6 +352,9 @@ fn the_sandbox_needs_nothing_else() {
     assert_eq!(config.psp.base_url.as_str(), "http://127.0.0.1:2/");
     assert_eq!(config.psp.token_base_url, config.psp.base_url);
     assert!(config.journal.directory.starts_with(folder.path()));
+    // A lost request is given up in minutes, not in hours.
+    assert_eq!(config.exactly_once.settle_max, Duration::from_secs(10));
+    assert!(config.read_back.schedule.last() <= Some(&config.read_back.then_every));
     let [account] = &config.accounts[..] else { panic!("one account") };
     assert_eq!(account.id.as_str(), "T12345678");
     assert_eq!(account.client_id.read().unwrap().expose_secret(), "sandbox-client");
