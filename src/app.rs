@@ -152,7 +152,7 @@ fn router(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .layer(CatchPanicLayer::custom(PanicAnswer))
-        .layer(InboundLayer)
+        .layer(InboundLayer { message_timeout: server.message_timeout })
         .add_service(service)
         .add_service(HealthServer::new(health));
     if server.reflection {

@@ -16,8 +16,18 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(pub i64);
 
 /// Tells the time; a test moves it by hand.
-#[derive(Clone, Default)]
-pub struct Clock(Option<Arc<Mutex<Manual>>>);
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    /// The machine's own: what both clocks showed when this one was made.
+    System {
+        now: Timestamp,
+        boot: Duration,
+    },
+    Manual(Arc<Mutex<Manual>>),
+}
 
 struct Manual {
     now: Timestamp,
@@ -27,19 +37,22 @@ struct Manual {
 impl Clock {
     /// The machine's own clocks.
     pub fn system() -> Self {
-        Self(None)
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(Source::System { now: Timestamp(millis(wall)), boot: since_boot() })
     }
 
     /// A clock that stands until it is moved.
     pub fn manual(now: Timestamp) -> Self {
-        Self(Some(Arc::new(Mutex::new(Manual { now, boot: Duration::from_secs(1_000) }))))
+        Self(Source::Manual(Arc::new(Mutex::new(Manual { now, boot: Duration::from_secs(1_000) }))))
     }
 
-    /// The wall clock. It may jump.
+    /// The wall clock as it was when this clock was made, and the time since
+    /// then. Somebody who sets the machine's clock moves no fence: a jump
+    /// forward would make absence a proof too early.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            None => Timestamp(millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())),
-            Some(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).now,
+            Source::System { now, boot } => *now + since_boot().saturating_sub(*boot),
+            Source::Manual(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).now,
         }
     }
 
@@ -47,18 +60,14 @@ impl Clock {
     /// while a machine sleeps, and a token does not.
     pub fn boot(&self) -> Duration {
         match &self.0 {
-            None => {
-                let time = clock_gettime(ClockId::Boottime);
-                let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
-                Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanos)
-            }
-            Some(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).boot,
+            Source::System { .. } => since_boot(),
+            Source::Manual(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).boot,
         }
     }
 
     /// Moves a manual clock; the machine's own cannot be moved.
     pub fn advance(&self, by: Duration) {
-        if let Some(manual) = &self.0 {
+        if let Source::Manual(manual) = &self.0 {
             let mut manual = manual.lock().unwrap_or_else(PoisonError::into_inner);
             manual.now = manual.now + by;
             manual.boot += by;
@@ -68,7 +77,10 @@ impl Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Clock(manual)" } else { "Clock(system)" })
+        f.write_str(match &self.0 {
+            Source::System { .. } => "Clock(system)",
+            Source::Manual(_) => "Clock(manual)",
+        })
     }
 }
 
@@ -87,6 +99,33 @@ impl std::ops::Add<Duration> for Timestamp {
     }
 }
 
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanos)
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock made at half of the time since boot, whose machine has been set to another date since.
+    #[test]
+    fn the_time_that_passes_is_told_by_the_boot_clock_alone() {
+        let boot = since_boot();
+        let clock = Clock(Source::System { now: Timestamp(1_000), boot: boot / 2 });
+        let passed = clock.now().since(Timestamp(1_000));
+        assert!(passed.abs_diff(boot / 2) < Duration::from_mins(1), "{passed:?} of {boot:?}");
+    }
+
+    #[test]
+    fn a_new_clock_shows_the_machines_time() {
+        let wall = Timestamp(millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap()));
+        let shown = Clock::system().now();
+        assert!(shown.since(wall).max(wall.since(shown)) < Duration::from_mins(1), "{shown:?} at {wall:?}");
+    }
 }

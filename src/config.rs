@@ -71,6 +71,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// The longest request message, in bytes.
     pub message_bytes_max: usize,
+    /// How long a request message may take to arrive.
+    pub message_timeout: Duration,
     /// The longest header list of a request, in bytes.
     pub header_bytes_max: u32,
     /// The open calls of one connection.

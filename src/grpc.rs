@@ -3,6 +3,7 @@
 //! errors in [`status`].
 
 pub mod command;
+pub mod limited;
 pub mod render;
 pub mod status;
 pub mod violations;
@@ -36,6 +37,7 @@ use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use crate::failure::Failure;
 use crate::grpc::command::Asked;
+use crate::grpc::limited::limited;
 use crate::grpc::pb::payment_operations_service_server::PaymentOperationsService;
 use crate::grpc::violations::Refused;
 use crate::idempotency::Answered;
@@ -186,6 +188,8 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
             .map_err(|_| status::read(&crate::psp::NotSent::Overloaded.into(), call.trace()))?;
         let changes = self.read(&call, self.operations.watch(&caller.name, &name)).await?;
         let trace = call.trace().to_owned();
+        // The library's deadline ends with the headers.
+        let changes = limited(changes, call.deadline(), || Failure::DeadlineExceeded);
         let messages = changes.map(move |entry| {
             // Held as long as the stream.
             let _permit = &permit;
@@ -235,11 +239,16 @@ impl Call {
         self.extensions.get::<Inbound>().map_or("", |inbound| inbound.trace_id.as_str())
     }
 
+    /// When the caller stops waiting; none when it did not say.
+    fn deadline(&self) -> Option<Instant> {
+        self.extensions.get::<Inbound>().and_then(|inbound| inbound.deadline)
+    }
+
     /// When to answer: a little before the caller's deadline, so that the
     /// answer still reaches it.
     fn until(&self, waits: Waits) -> Instant {
         let now = Instant::now();
-        let patience = match self.extensions.get::<Inbound>().and_then(|inbound| inbound.deadline) {
+        let patience = match self.deadline() {
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(now);
                 left.saturating_sub((left / 5).min(Duration::from_millis(250)))

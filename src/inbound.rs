@@ -8,6 +8,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{HeaderMap, Request, Response};
@@ -21,17 +22,23 @@ use crate::grpc::{Inbound, status};
 
 /// Makes [`Traced`] services.
 #[derive(Clone, Copy, Debug)]
-pub struct InboundLayer;
+pub struct InboundLayer {
+    /// How long a message may take to arrive.
+    pub message_timeout: Duration,
+}
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Traced<S>(S);
+pub struct Traced<S> {
+    inner: S,
+    message_timeout: Duration,
+}
 
 impl<S> Layer<S> for InboundLayer {
     type Service = Traced<S>;
 
     fn layer(&self, inner: S) -> Traced<S> {
-        Traced(inner)
+        Traced { inner, message_timeout: self.message_timeout }
     }
 }
 
@@ -46,7 +53,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
@@ -78,8 +85,8 @@ where
             return Box::pin(async move { Ok(too_late(&trace_id, false).into_http()) });
         }
         request.extensions_mut().insert(Inbound { trace_id: trace_id.clone(), deadline });
-        let request = protocol::one_message(request, &method);
-        let answer = span.in_scope(|| self.0.call(request));
+        let request = protocol::one_message(request, &method, self.message_timeout);
+        let answer = span.in_scope(|| self.inner.call(request));
         // The gRPC library has a timer of its own and says CANCELLED, which
         // meshes retry. Ours is made first, is asked first, and says what is so.
         let late = deadline.map(|deadline| {

@@ -24,6 +24,7 @@ impl Server {
         Self {
             listen: reader.address("server.listen", SocketAddr::from(([127, 0, 0, 1], 50051))),
             message_bytes_max: reader.bytes("server.message_bytes_max", 64 * KIB, &(4 * KIB..=4 * MIB)),
+            message_timeout: reader.duration("server.message_timeout", s(10), &(ms(100)..=m(5))),
             header_bytes_max: reader.bytes("server.header_bytes_max", 16 * 1024, &(4 * 1024..=1024 * 1024)),
             concurrent_streams_max: reader.number("server.concurrent_streams_max", 256, 1..=10_000),
             connections_max: reader.number("server.connections_max", 1024, 1..=65_536),

@@ -3,12 +3,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
 use http_body_util::{BodyStream, StreamBody};
+use tokio::time::Instant;
 use tonic::{Status, body::Body};
 
-use crate::grpc::violations::{Refused, Violations};
+use crate::grpc::{
+    limited::limited,
+    violations::{Refused, Violations},
+};
 
 /// The RPCs that move money.
 const MONEY: [&str; 3] = [
@@ -82,21 +88,19 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 /// Every RPC of the contract takes one message and no trailers. The gRPC
 /// library drops a second message without a word, and lets a trailer replace
 /// metadata; which of two captures or keys is meant is not ours to guess.
-pub fn one_message(request: Request<Body>, method: &str) -> Request<Body> {
+///
+/// It has to be here within `patience`: a message that never ends would hold
+/// its place for ever.
+pub fn one_message(request: Request<Body>, method: &str, patience: Duration) -> Request<Body> {
     if !method.starts_with("payops.") {
         return request;
     }
     request.map(|body| {
         let mut message = Framed::default();
-        let frames = BodyStream::new(body).map(move |frame| {
-            let frame = frame?;
-            match frame.data_ref() {
-                Some(data) if !message.holds(data) => {
-                    Err(Status::invalid_argument("there is more than one message"))
-                }
-                Some(_) => Ok(frame),
-                None => Err(Status::invalid_argument("there are trailers, which only an answer has")),
-            }
+        let frames = BodyStream::new(body).map(move |frame| message.check(frame?));
+        let frames = limited(frames, Some(Instant::now() + patience), move || {
+            let seconds = patience.as_secs_f32();
+            Status::invalid_argument(format!("it was not complete within {seconds} s"))
         });
         Body::new(StreamBody::new(frames))
     })
@@ -110,6 +114,16 @@ struct Framed {
 }
 
 impl Framed {
+    fn check(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+        match frame.data_ref() {
+            Some(data) if !self.holds(data) => {
+                Err(Status::invalid_argument("there is more than one message"))
+            }
+            Some(_) => Ok(frame),
+            None => Err(Status::invalid_argument("there are trailers, which only an answer has")),
+        }
+    }
+
     /// Counts the next bytes; false once they are beyond the message.
     fn holds(&mut self, data: &[u8]) -> bool {
         let missing = PREFIX_BYTES.saturating_sub(self.prefix.len());

@@ -1,5 +1,7 @@
 //! Deadlines that leave no time. They bound the wait and never the operation.
 
+use std::time::Duration;
+
 use payops::grpc::pb::{self, OperationState};
 use serde_json::json;
 use tonic::Code;
@@ -78,4 +80,38 @@ async fn a_read_that_is_too_slow_exceeds_its_deadline() {
     let refused = call.send(app.address).await.unwrap().grpc.unwrap();
     assert_eq!((refused.code, refused.reason()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_eq!(refused.trailer("grpc-retry-pushback-ms"), Some("-1"));
+}
+
+/// Whether or not the message is whole: as long as its end does not come, neither does anything else.
+#[tokio::test]
+async fn a_message_that_never_ends_is_given_up() {
+    let app = TestApp::start_with(|config| config.server.message_timeout = Duration::from_millis(200)).await;
+    let whole = Raw::rpc("Capture", &capture(CARD, 100));
+    let part = whole.clone().body([whole.frames[0].slice(..7)]);
+    let nothing = whole.clone().body([]);
+    for (name, call) in [("whole", whole), ("part", part), ("nothing", nothing)] {
+        let refused = call.endless().send(app.address).await.unwrap().grpc.unwrap();
+        assert_eq!((refused.code, refused.reason()), (Code::InvalidArgument, "INVALID_REQUEST"), "{name}");
+        assert_eq!(refused.fields(), ["message"], "{name}");
+        assert!(refused.status.message().contains("not complete within 0.2 s"), "{name}: {}", refused.status);
+        assert_eq!(refused.metadata("safe_to_use_new_key"), Some("false"), "{name}");
+    }
+    assert_eq!(app.posts(CARD).await, 0);
+}
+
+/// By the server, again: what the stream has given so far is in the body.
+#[tokio::test]
+async fn a_watch_ends_with_the_callers_deadline() {
+    let app = TestApp::start().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_before_applying"})).await;
+    app.orders().await.capture("k", &card, 100).await.unwrap_err();
+    let watched = pb::watch_operation_request::Name::IdempotencyKey("k".to_owned());
+    let message = pb::WatchOperationRequest { name: Some(watched) };
+    let answer = Raw::rpc("WatchOperation", &message).with("grpc-timeout", "300m").send(app.address).await;
+    let answer = answer.unwrap();
+    let first: pb::WatchOperationResponse = answer.message();
+    assert_eq!(first.operation.unwrap().state(), OperationState::InDoubt);
+    let refused = answer.grpc.unwrap();
+    assert_eq!((refused.code, refused.reason()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
 }

@@ -27,6 +27,8 @@ pub struct Raw {
     pub frames: Vec<Bytes>,
     /// What follows them.
     pub trailers: HeaderMap,
+    /// Never says that this was all.
+    pub endless: bool,
 }
 
 /// What came of it.
@@ -59,7 +61,7 @@ impl Raw {
         }
         let frames = vec![framed(0, &message.encode_to_vec())];
         let path = format!("/{SERVICE}/{rpc}");
-        Self { method: Method::POST, path, headers, frames, trailers: HeaderMap::new() }
+        Self { method: Method::POST, path, headers, frames, trailers: HeaderMap::new(), endless: false }
     }
 
     pub fn with(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
@@ -94,6 +96,12 @@ impl Raw {
         self
     }
 
+    /// Without an end.
+    pub fn endless(mut self) -> Self {
+        self.endless = true;
+        self
+    }
+
     /// With this body in place of the message.
     pub fn body(mut self, frames: impl IntoIterator<Item = Bytes>) -> Self {
         self.frames = frames.into_iter().collect();
@@ -115,10 +123,10 @@ impl Raw {
         let uri = format!("http://{address}{}", self.path);
         let mut request = Request::builder().method(self.method.clone()).uri(uri).body(()).unwrap();
         *request.headers_mut() = self.headers.clone();
-        let (response, mut body) = client.send_request(request, self.frames.is_empty())?;
+        let (response, mut body) = client.send_request(request, self.frames.is_empty() && !self.endless)?;
         for (index, frame) in self.frames.iter().enumerate() {
             // An answer may come before all is sent: that is no failure.
-            let last = index + 1 == self.frames.len() && self.trailers.is_empty();
+            let last = index + 1 == self.frames.len() && self.trailers.is_empty() && !self.endless;
             drop(body.send_data(frame.clone(), last));
         }
         if !self.trailers.is_empty() {
