@@ -1,5 +1,6 @@
-//! Time, as something that is handed in. Two clocks, never mixed: the wall
-//! clock dates what the journal keeps, the boot clock measures durations.
+//! Time, as something that is handed in. The wall clock dates what the journal
+//! keeps and is read once, at the start; how much time has passed since, the
+//! boot clock tells.
 
 use std::{
     fmt,

@@ -70,6 +70,7 @@ enum Told {
 /// call is served. Tells all that is wrong with the table at once.
 async fn hold(app: &TestApp, rows: Vec<Row>) {
     let orders = app.orders().await;
+    println!("{} rows of bad input", rows.len());
     let mut wrong = Vec::new();
     for row in rows {
         let commands = commands(app).await;
