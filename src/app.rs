@@ -97,7 +97,7 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
     let router = router(config, operations, callers, health.clone())?;
-    let connections = listener::connections(listener, config.server.connections_max);
+    let connections = listener::connections(listener, config.server.connections_max, stop.clone());
     let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
     // An idle server may have ended before we hear of the stop.

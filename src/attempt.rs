@@ -3,10 +3,10 @@
 //! # Correctness
 //!
 //! The order is the guarantee. The request is complete, token included, before
-//! the first record; the record is durable before the first byte; the first
-//! byte leaves within the send window or never, so that a process that slept
-//! in between cannot send with a token younger than the fence in the record; a
-//! definite answer is durable before it is given.
+//! the first record; the record is durable before the first byte; the sending
+//! begins within the send window or never, and always with the token whose end
+//! is the fence in the record, so that a process that slept in between cannot
+//! send past its fence; a definite answer is durable before it is given.
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ use crate::conclude::Conclude;
 use crate::failure::Failure;
 use crate::journal::{
     Journal, Written,
-    entry::{Entry, Event},
+    entry::{Entry, Event, State},
 };
 use crate::payment::{Command, Kind, outcome::Proof};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
@@ -107,10 +107,7 @@ where
         if received != Received::Unauthorized {
             return self.settle(entry, received).await;
         }
-        // 401: the token was refused before anything was executed (A3). One
-        // more attempt, with a new token and a record of its own.
-        let released = self.conclude.record(*entry, received).await?;
-        match self.once(&command, Some(released)).await? {
+        match self.again(&command, *entry).await? {
             Once::Done(attempted) => Ok(attempted),
             Once::Received(entry, received) => self.settle(entry, received).await,
         }
@@ -126,8 +123,11 @@ where
         };
         let entry = self.conclude.record(*entry, received).await?;
         match not_sent {
-            Some(why) => Err(Failure::NotSent(why, Some(entry.id))),
-            None => Ok(Attempted::Entry(Box::new(entry))),
+            // Unless others doubt it already, because the record came late.
+            Some(why) if matches!(entry.state, State::Released { .. }) => {
+                Err(Failure::NotSent(why, Some(entry.id)))
+            }
+            _ => Ok(Attempted::Entry(Box::new(entry))),
         }
     }
 
@@ -165,7 +165,39 @@ where
             let entry = self.conclude.write(entry, &Event::Proven(proof)).await?;
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
         }
-        if clock.boot().saturating_sub(before) >= self.window.send {
+        self.launch(entry, prepared, before).await
+    }
+
+    /// After a 401, which means that nothing was executed (A3, [D 2.2]): one
+    /// more attempt, with a new token and a record of its own.
+    async fn again(&self, command: &Command, entry: Entry) -> Result<Once, Failure> {
+        let Conclude { psp, clock, .. } = &self.conclude;
+        let prepared = match psp.prepare(command).await {
+            Ok(prepared) => prepared,
+            Err(why) => {
+                let entry = self.conclude.record(entry, Received::Unauthorized).await?;
+                return Err(Failure::NotSent(why, Some(entry.id)));
+            }
+        };
+        let before = clock.boot();
+        let now = clock.now();
+        let nonce = Uuid::new_v4();
+        let event = Event::TokenRefused {
+            nonce,
+            fence_at: now + prepared.life_left(),
+            lease_until: now + self.window.lease,
+        };
+        let entry = self.conclude.write(entry, &event).await?;
+        if entry.nonce != nonce {
+            // The lease ended while we waited for the token: others read back.
+            return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
+        }
+        self.launch(entry, prepared, before).await
+    }
+
+    /// Sends what is recorded, if it is not too late for that.
+    async fn launch(&self, entry: Entry, prepared: P::Prepared, before: Duration) -> Result<Once, Failure> {
+        if self.conclude.clock.boot().saturating_sub(before) >= self.window.send {
             let why = "too much time passed between the record and the sending".to_owned();
             let entry = self.conclude.write(entry, &Event::NotSent { why }).await?;
             return Err(Failure::NotSent(NotSent::WindowMissed, Some(entry.id)));

@@ -123,7 +123,10 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         let call = self.money.clone().oneshot(command);
         let Ok(answered) = tokio::time::timeout_at(patience.until, call).await else {
             return match self.find(&caller, &name).await? {
-                Some(entry) if entry.state.is_final() => Ok(Answered { entry, replayed: false }),
+                // What is known is the answer, whatever else could be found out.
+                Some(entry) if entry.state.is_final() || matches!(entry.state, State::Accepted) => {
+                    Ok(Answered { entry, replayed: true })
+                }
                 found => Err(Failure::InProgress(found.map(Box::new))),
             };
         };

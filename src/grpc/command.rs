@@ -166,10 +166,10 @@ fn assemble(
     let code = Some(common.currency_code).filter(|code| !code.is_empty());
     let currency = code.and_then(|code| {
         let parsed = code.parse::<Currency>();
-        parsed.map_err(|invalid| wrong.add_beside("currency_code", invalid.to_string())).ok()
+        parsed.map_err(|invalid| wrong.add("currency_code", invalid.to_string())).ok()
     });
     if common.expected_remaining.is_some_and(i64::is_negative) {
-        wrong.add_beside("expected_remaining", "must not be negative; leave it out where it is not known");
+        wrong.add("expected_remaining", "must not be negative; leave it out where it is not known");
     }
     let guards = Guards { currency, expected_remaining: common.expected_remaining };
     let caller = caller.name.clone();
@@ -198,7 +198,7 @@ fn idempotency_key(metadata: &MetadataMap, wrong: &mut Violations) -> Option<Ide
     let remedy = format!("must be {}, given once", IdempotencyKey::RULE);
     if values.next().is_some() {
         wrong.because("IDEMPOTENCY_KEY_INVALID");
-        wrong.add_beside(FIELD, remedy);
+        wrong.add(FIELD, remedy);
         return None;
     }
     if parsed.is_none() {
@@ -218,8 +218,7 @@ fn transaction_id(
         return Some(id);
     }
     let account = id.account();
-    wrong
-        .add_beside("transaction_id", format!("is of account {account}, which this boundary does not serve"));
+    wrong.add("transaction_id", format!("is of account {account}, which this boundary does not serve"));
     None
 }
 

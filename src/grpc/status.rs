@@ -224,20 +224,19 @@ pub fn invalid(refused: Refused, trace_id: &str, money: bool) -> Status {
 pub fn unreadable(why: &str, trace_id: &str, money: bool) -> Status {
     let why = why.chars().take(200).collect::<String>();
     let mut wrong = Violations::default();
-    wrong.add_beside("message", format!("cannot be read: {why}"));
+    wrong.add("message", format!("cannot be read: {why}"));
     invalid(wrong.into(), trace_id, money)
 }
 
 /// A message in an encoding that is not taken here. The code is gRPC's own.
 pub fn encoding(trace_id: &str, money: bool) -> Status {
     let mut wrong = Violations::default();
-    wrong
-        .add_beside("metadata.grpc-encoding", "must be absent or identity: messages are not compressed here");
+    wrong.add("metadata.grpc-encoding", "must be absent or identity: messages are not compressed here");
     told_invalid(Code::Unimplemented, wrong.into(), money).into_status(trace_id)
 }
 
 fn told_invalid(code: Code, refused: Refused, money: bool) -> Told {
-    let Refused { reason, violations, unlisted, never_ran } = refused;
+    let Refused { reason, violations, unlisted } = refused;
     let message = match violations.as_slice() {
         [only] if unlisted == 0 => format!("{} {}", only.field, only.description),
         several => {
@@ -253,8 +252,9 @@ fn told_invalid(code: Code, refused: Refused, money: bool) -> Told {
     };
     let mut told = Told::new(code, reason, message);
     if money {
-        // What never ran and never will needs no protection by its key.
-        told = told.safe_to_use_new_key(never_ran);
+        // The journal was not asked: the key may belong to a command that has
+        // run, and this be its retry with a mistake.
+        told = told.safe_to_use_new_key(false);
     }
     told.details.set_bad_request(violations);
     told
@@ -281,7 +281,8 @@ fn declined(decline: &Decline) -> Told {
         Reason::TransactionNotFound => Code::NotFound,
         _ => Code::FailedPrecondition,
     };
-    let mut told = Told::new(code, decline.reason.as_str(), decline.message.clone());
+    let message = brief(&decline.message, 300);
+    let mut told = Told::new(code, decline.reason.as_str(), message.clone());
     if let Some(status) = &decline.transaction_status {
         told = told.with("transaction_status", status);
     }
@@ -304,15 +305,11 @@ fn declined(decline: &Decline) -> Told {
     ];
     for (key, value) in texts {
         if let Some(value) = value {
-            told = told.with(key, value);
+            told = told.with(key, brief(&value, 150));
         }
     }
     if code == Code::FailedPrecondition {
-        told.details.add_precondition_failure_violation(
-            decline.reason.as_str(),
-            "transaction",
-            decline.message.clone(),
-        );
+        told.details.add_precondition_failure_violation(decline.reason.as_str(), "transaction", message);
     }
     told
 }
@@ -394,8 +391,51 @@ fn internal() -> Told {
     )
 }
 
+/// Words of the PSP, cut: an error travels in headers, of which common clients
+/// take 8 KiB. The operation itself shows the whole.
+fn brief(text: &str, characters_max: usize) -> String {
+    match text.char_indices().nth(characters_max) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 fn put(metadata: &mut MetadataMap, name: &'static str, value: &str) {
     if let Ok(value) = value.parse() {
         metadata.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payment::outcome::PspError;
+
+    /// What the PSP says must not make an answer that common clients cannot take (8 KiB of headers).
+    #[test]
+    fn a_decline_fits_into_the_headers_that_clients_take() {
+        let said = "å".repeat(500);
+        let decline = Decline {
+            reason: Reason::Declined,
+            message: format!("the PSP refused with HTTP 400: {said}"),
+            psp: PspError {
+                http_status: Some(400),
+                message: Some(said),
+                code: Some("invalid_items".into()),
+                ..PspError::default()
+            },
+            transaction_status: Some("AUTHORIZED".into()),
+            sums: None,
+        };
+        let size = |failure: Failure| {
+            let answer: http::Response<tonic::body::Body> = money(&failure, &"0".repeat(32)).into_http();
+            answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
+        };
+        let plain = size(Failure::Refused(Box::new(decline.clone()), None));
+        let mut worst = decline;
+        worst.psp.types = vec!["T".repeat(500); 16];
+        worst.psp.retry_codes = vec!["R".repeat(500); 16];
+        let worst = size(Failure::Refused(Box::new(worst), None));
+        assert!(plain <= 8192 && worst <= 8192, "500 letters: {plain} bytes; with types: {worst} bytes");
     }
 }

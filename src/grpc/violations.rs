@@ -9,8 +9,6 @@ pub struct Violations {
     listed: Vec<FieldViolation>,
     listed_bytes: usize,
     unlisted: usize,
-    /// Whether the command itself is wrong, and so can never have run.
-    never_ran: bool,
 }
 
 /// A request that cannot become a command.
@@ -22,10 +20,6 @@ pub struct Refused {
     pub violations: Vec<FieldViolation>,
     /// How many more are wrong than one answer can carry.
     pub unlisted: usize,
-    /// Whether the command itself is wrong. Where only what stands beside it
-    /// is (a guard, a header, the frame), the same command may have run before
-    /// under the same key.
-    pub never_ran: bool,
 }
 
 /// Most violations that one answer lists, and most bytes that they take: common
@@ -34,14 +28,8 @@ const LISTED_MAX: usize = 50;
 const LISTED_BYTES_MAX: usize = 3 * 1024;
 
 impl Violations {
-    /// Notes a wrong field of the command. `remedy` completes "the field …".
+    /// Notes what is wrong. `remedy` completes "the field …".
     pub fn add(&mut self, field: impl Into<String>, remedy: impl Into<String>) {
-        self.never_ran = true;
-        self.add_beside(field, remedy);
-    }
-
-    /// Notes what is wrong beside the command: it may have run before.
-    pub fn add_beside(&mut self, field: impl Into<String>, remedy: impl Into<String>) {
         let violation = FieldViolation::new(field, remedy);
         let bytes = self.listed_bytes + violation.field.len() + violation.description.len();
         // The first is always told.
@@ -69,7 +57,7 @@ impl Violations {
 
 impl From<Violations> for Refused {
     fn from(wrong: Violations) -> Self {
-        let Violations { reason, listed: violations, unlisted, never_ran, .. } = wrong;
-        Self { reason: reason.unwrap_or("INVALID_REQUEST"), violations, unlisted, never_ran }
+        let Violations { reason, listed: violations, unlisted, .. } = wrong;
+        Self { reason: reason.unwrap_or("INVALID_REQUEST"), violations, unlisted }
     }
 }

@@ -63,7 +63,7 @@ pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refused> {
     value.to_str().ok().and_then(parse_timeout).map(Some).ok_or_else(|| {
         let mut wrong = Violations::default();
         let remedy = "must be one to eight digits and a unit of H, M, S, m, u or n, such as 500m";
-        wrong.add_beside("metadata.grpc-timeout", remedy);
+        wrong.add("metadata.grpc-timeout", remedy);
         wrong.into()
     })
 }

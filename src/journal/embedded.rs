@@ -20,7 +20,9 @@ mod hub;
 mod rows;
 
 use std::{
+    collections::HashSet,
     fs::{self, File, TryLockError},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -30,6 +32,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, Event, Schedule};
@@ -56,6 +59,8 @@ struct Shared {
     file: PathBuf,
     hub: Arc<Hub>,
     broken: Arc<AtomicBool>,
+    /// Entries that cannot be read, each told once.
+    damaged: Mutex<HashSet<Uuid>>,
     /// Held as long as the journal lives.
     _lock: File,
 }
@@ -79,13 +84,21 @@ impl Embedded {
         let io = |what: &str, error: &dyn std::fmt::Display| {
             Error::Unavailable(format!("{what} {}: {error}", directory.display()))
         };
-        fs::create_dir_all(directory).map_err(|error| io("cannot make", &error))?;
+        // What callers write about their orders is nobody else's to read.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| io("cannot make", &error))?;
         let lock = File::create(directory.join("lock")).map_err(|error| io("cannot write to", &error))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io("another process uses", &"stop it first"),
             TryLockError::Error(error) => io("cannot lock", &error),
         })?;
         let file = directory.join("journal.sqlite");
+        if !file.exists() {
+            tracing::warn!(directory = %directory.display(), "a new, empty journal: it knows no earlier key");
+        }
         let mut connection = rows::open(&file, true)?;
         // The file's name must survive a power cut as well as its contents.
         File::open(directory).and_then(|d| d.sync_all()).map_err(|error| io("cannot sync", &error))?;
@@ -106,6 +119,7 @@ impl Embedded {
             file,
             hub,
             broken,
+            damaged: Mutex::default(),
             _lock: lock,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -166,7 +180,20 @@ impl Journal for Embedded {
     }
 
     async fn due(&self, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
-        self.read(move |connection| rows::due(connection, now, most)).await
+        // The damaged ones stay due: they must not crowd out the others.
+        let known = self.shared.damaged.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let due = self.read(move |connection| rows::due(connection, now, most.saturating_add(known))).await?;
+        let mut damaged = self.shared.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let sound = due.into_iter().filter_map(|row| match row {
+            Ok(entry) => Some(entry),
+            Err((id, error)) => {
+                if damaged.insert(id) {
+                    tracing::error!(operation_id = %id, %error, "it cannot be read back: a person has to look");
+                }
+                None
+            }
+        });
+        Ok(sound.take(most).collect())
     }
 
     async fn open_on(&self, transaction: &TransactionId) -> Result<Option<Entry>, Error> {

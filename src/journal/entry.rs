@@ -98,6 +98,17 @@ pub enum Event {
         /// How long its sender may be alive.
         lease_until: Timestamp,
     },
+    /// 401: attempt n was refused before anything was executed (A3), and
+    /// attempt n+1 begins in its place (T3 and T2 in one write): meanwhile the
+    /// operation is not over, and nobody takes its slot.
+    TokenRefused {
+        /// The new attempt's first write.
+        nonce: Uuid,
+        /// When its token is surely dead.
+        fence_at: Timestamp,
+        /// How long its sender may be alive.
+        lease_until: Timestamp,
+    },
     /// No byte of the attempt left (T3).
     NotSent {
         /// Why.
@@ -158,8 +169,10 @@ pub enum Finding {
     Partly,
     /// Failed in a way that does not exclude an effect.
     FailedUnclearly,
-    /// The transaction could not be read: no evidence at all.
+    /// The PSP's answer could not be used: no evidence at all.
     Nothing,
+    /// The PSP was not asked: it, or a token for it, could not be had.
+    NotRead,
     /// The contradiction is still there.
     Contradiction,
 }
@@ -222,6 +235,7 @@ impl State {
         use State::{Accepted, Declined, InDoubt, Released, Review, Started, Succeeded};
         Ok(Some(match (self, event) {
             (Released { .. }, Event::Retried { .. }) => Started, // T2
+            (Started, Event::TokenRefused { .. }) => Started,    // T3, T2
             (Started, Event::NotSent { why }) => Released { why: why.clone() }, // T3
             (Started | Accepted | InDoubt { .. }, Event::Refused(decline)) => Declined(decline.clone()), // T4
             (Started | InDoubt { .. }, Event::Accepted { .. }) => Accepted, // T5
@@ -289,6 +303,7 @@ impl Event {
     fn as_str(&self) -> &'static str {
         match self {
             Self::Retried { .. } => "retried",
+            Self::TokenRefused { .. } => "begun again with a new token",
             Self::NotSent { .. } => "not sent",
             Self::Refused(_) => "refused",
             Self::Accepted { .. } => "accepted",
@@ -338,7 +353,8 @@ impl Entry {
                 next.reading.not_before = not_before;
                 return Ok(Some(next));
             }
-            Event::Retried { nonce, fence_at, lease_until } => {
+            Event::Retried { nonce, fence_at, lease_until }
+            | Event::TokenRefused { nonce, fence_at, lease_until } => {
                 next.attempt = self.attempt.saturating_add(1);
                 next.nonce = *nonce;
                 // Tokens of earlier attempts may outlive the new one.

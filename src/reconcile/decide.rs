@@ -12,6 +12,8 @@ use crate::psp::{ReadError, judge::Verdict};
 const EMPTY_READS: u32 = 2;
 /// Equal reads after which an unclear failure is believed.
 const FAILED_READS: u32 = 3;
+/// Reads in vain, one after the other, before a transaction is unreadable.
+const UNREADABLE_READS: u32 = 10;
 
 /// The times that make evidence.
 #[derive(Clone, Copy, Debug)]
@@ -66,9 +68,20 @@ pub fn decide(
             Event::Looked { finding, at: issued_at, failed_events: events, retry_after: None }
         }
         Ok(Verdict::Absent { undetermined }) => absent(entry, undetermined, issued_at, rules),
+        // Not read at all: our credentials, or the way to the PSP. No word of
+        // the PSP's, and nothing that a person could decide.
+        Err(error @ ReadError::NotSent(_)) => Event::Looked {
+            finding: Finding::NotRead,
+            at: issued_at,
+            failed_events: Vec::new(),
+            retry_after: error.retry_after(),
+        },
         Err(error) => {
             let streak = streak(entry, Finding::Nothing, issued_at);
-            if !in_review && issued_at.since(streak.since) >= rules.unreadable_review_after {
+            if !in_review
+                && streak.count >= UNREADABLE_READS
+                && issued_at.since(streak.since) >= rules.unreadable_review_after
+            {
                 let hours = rules.unreadable_review_after.as_secs() / 3600;
                 return Event::Contradicted { why: format!("unreadable for {hours} h: {error}") };
             }

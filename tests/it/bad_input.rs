@@ -162,16 +162,11 @@ impl Row {
         self
     }
 
-    /// Fields of the command are wrong: it never ran under any key.
+    /// Something is wrong with the request. The journal was not asked, so no other key is called safe: the same
+    /// command may have run before, and this be its retry with a mistake.
     fn invalid<F: AsRef<str>>(self, fields: impl IntoIterator<Item = F>, remedy: &'static str) -> Self {
-        let safe = self.sent.is_money().then_some(true);
-        self.status(Code::InvalidArgument, "INVALID_REQUEST", fields, safe, remedy)
-    }
-
-    /// Something beside the command is wrong: the command may have run before.
-    fn invalid_beside(self, field: &'static str, remedy: &'static str) -> Self {
         let safe = self.sent.is_money().then_some(false);
-        self.status(Code::InvalidArgument, "INVALID_REQUEST", [field], safe, remedy)
+        self.status(Code::InvalidArgument, "INVALID_REQUEST", fields, safe, remedy)
     }
 
     /// An answer without violations.

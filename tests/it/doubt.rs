@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use payops::grpc::pb::OperationState::{Declined, InDoubt, InReview, Pending, Released, Succeeded};
+use payops::grpc::pb::{
+    self,
+    OperationState::{Declined, InDoubt, InReview, Pending, Released, Succeeded},
+};
 use payops::sandbox::Settings;
 use serde_json::json;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use crate::sandbox::world::World;
-use crate::support::{TestApp, outcome, refund};
+use crate::support::{TestApp, capture, eventually, outcome, refund};
 
 const AMOUNT: i64 = 29_990;
 
@@ -294,4 +297,116 @@ async fn an_accepted_refund_that_is_declined_later_is_declined() {
     assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DECLINED"));
     assert_eq!(app.moved(swish).await, []);
     assert_eq!(app.posts(swish).await, 1);
+}
+
+/// K is in doubt (and took effect). The caller retries it with a defect in the request.
+#[tokio::test]
+async fn a_key_in_doubt_is_never_told_that_a_new_key_is_safe() {
+    let app = TestApp::start_with(|config| {
+        config.read_back.schedule = vec![Duration::from_mins(5)];
+        config.read_back.then_every = Duration::from_mins(5);
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
+    orders.capture("k", &card, 100).await.unwrap_err();
+    assert_eq!(orders.operation("k").await.unwrap().state(), InDoubt);
+    let no_amount = capture(&card, 0);
+    let long_reference =
+        pb::CaptureRequest { reference: "order-1001-retry-no-2".to_owned(), ..capture(&card, 100) };
+    for message in [no_amount, long_reference] {
+        let refused = orders.capture_with("k", message).await.unwrap_err();
+        assert_eq!(refused.code, Code::InvalidArgument);
+        assert_eq!(refused.metadata("safe_to_use_new_key"), Some("false"), "{}", refused.status.message());
+    }
+}
+
+/// 401, and a token endpoint that is slow: meanwhile the operation is not over, and nobody takes its place.
+#[tokio::test]
+async fn a_watch_does_not_end_while_the_operation_runs_on_by_itself() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "unauthorized_once"})).await;
+    app.world.fault(json!({"operation": "token", "fault": "delayed_answer", "delay_ms": 800})).await;
+    let call = tokio::spawn({
+        let (orders, card) = (orders.clone(), card.clone());
+        async move { orders.capture("k", &card, 100).await }
+    });
+    let mut seen = Vec::new();
+    eventually("the operation is recorded", async || orders.operation("k").await.is_ok()).await;
+    let mut watched = orders.watch("k").await.unwrap();
+    while let Some(Ok(change)) = watched.next().await {
+        let operation = change.operation.unwrap();
+        seen.push((operation.state(), operation.attempt));
+    }
+    assert!(seen.iter().all(|(state, _)| *state != Released), "{seen:?}");
+    assert_eq!(seen.last(), Some(&(Succeeded, 2)), "{seen:?}");
+    assert_eq!(call.await.unwrap().unwrap().operation.attempt, 2);
+    assert_eq!(app.moved(&card).await, [("capture".to_owned(), 100)]);
+}
+
+/// 401, and then no token is to be had: there is an operation, and the error does not name it.
+#[tokio::test]
+async fn an_error_after_a_401_names_its_operation() {
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "capture", "fault": "unauthorized_once"})).await;
+    app.world.fault(json!({"operation": "token", "fault": "rate_limited", "retry_after": 3})).await;
+    let refused = orders.capture("k", &card, 100).await.unwrap_err();
+    assert_eq!(refused.reason(), "PSP_RATE_LIMITED");
+    let id = orders.operation("k").await.unwrap().operation_id;
+    assert_eq!(refused.trailer("operation-id"), Some(id.as_str()));
+}
+
+/// Contract section 5: an accepted operation is OK with PENDING when it is still so at the caller's deadline.
+#[tokio::test]
+async fn an_accepted_operation_is_pending_at_the_deadline_of_a_retry_too() {
+    let app = TestApp::start_with(|config| {
+        config.read_back.schedule = vec![Duration::from_mins(5)];
+        config.read_back.then_every = Duration::from_mins(5);
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    let fault = json!({"operation": "capture", "fault": "accepted_then", "outcome": "never"});
+    app.world.fault(fault).await;
+    let ask = async || {
+        let mut request = orders.keyed("k", capture(&card, 100));
+        request.set_timeout(Duration::from_secs(1));
+        let answer = orders.client.clone().capture(request).await;
+        answer.map(|a| a.into_inner().operation.unwrap().state()).map_err(|s| s.message().to_owned())
+    };
+    let first = ask().await;
+    app.world.fault(json!({"operation": "get", "fault": "delayed_answer", "delay_ms": 3_000})).await;
+    let again = ask().await;
+    assert_eq!((&first, &again), (&first, &first));
+}
+
+/// One damaged record: everything else must still be read back.
+#[tokio::test]
+async fn one_damaged_record_does_not_stop_the_reading_back_of_all_others() {
+    let app = TestApp::start_with(|config| {
+        config.read_back.schedule = vec![Duration::from_millis(1_500)];
+        config.read_back.then_every = Duration::from_millis(1_500);
+    })
+    .await;
+    let orders = app.orders().await;
+    let (one, other) = (app.world.card().await, app.world.card().await);
+    let fault = json!({"operation": "capture", "fault": "answer_lost_after_applying", "times": 2});
+    app.world.fault(fault).await;
+    orders.capture("damaged", &one, 100).await.unwrap_err();
+    orders.capture("sound", &other, 100).await.unwrap_err();
+    let file = app.config.journal.directory.join("journal.sqlite");
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let changed = connection
+        .execute(
+            "UPDATE operations SET record = replace(record, 'in_doubt', 'in_d0ubt') WHERE key = 'damaged'",
+            [],
+        )
+        .unwrap();
+    assert_eq!(changed, 1);
+    orders.settled("sound", Succeeded).await;
 }

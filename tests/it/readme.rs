@@ -135,8 +135,11 @@ fn the_readmes_errors_are_those_of_the_code() {
             && word != "SCREAMING_SNAKE_CASE"
     };
     let quoted = |text: &'static str, quote: char| text.split(quote).skip(1).step_by(2);
-    let in_code: BTreeSet<&str> =
-        sources.iter().flat_map(|source| quoted(source, '"')).filter(|word| is_reason(word)).collect();
+    let in_code: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| quoted(source.split("#[cfg(test)]").next().unwrap(), '"'))
+        .filter(|word| is_reason(word))
+        .collect();
     let table = README.split_once("| Code | Reason |").unwrap().1.split_once("\n\n").unwrap().0;
     let in_readme: BTreeSet<&str> = table
         .lines()

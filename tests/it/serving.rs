@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use payops::grpc::pb::health::{HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
@@ -182,4 +183,32 @@ async fn an_idle_boundary_stops_whichever_is_heard_first() {
         let mut app = TestApp::start().await;
         app.drain().await;
     }
+}
+
+/// A connection that never says a word (a port scanner, a probe, a peer that vanished).
+#[tokio::test]
+async fn a_silent_connection_does_not_hold_up_the_end() {
+    let mut app = TestApp::start_with(|config| config.server.drain_timeout = Duration::from_secs(30)).await;
+    let silent = tokio::net::TcpStream::connect(app.address).await.unwrap();
+    // It is accepted before this call is.
+    app.orders().await.transaction("T12345678.demoCard00000000000001").await.unwrap();
+    let started = std::time::Instant::now();
+    app.drain().await;
+    let took = started.elapsed();
+    drop(silent);
+    assert!(took < Duration::from_secs(4), "the drain took {took:?}");
+}
+
+/// A port scanner, a probe, a peer that vanished.
+#[tokio::test]
+async fn silent_connections_do_not_keep_their_places() {
+    let app = TestApp::start_with(|config| config.server.connections_max = 2).await;
+    let connect = || tokio::net::TcpStream::connect(app.address);
+    let _silent = [connect().await.unwrap(), connect().await.unwrap()];
+    let mut half = connect().await.unwrap();
+    // Half of what every client says first is not enough.
+    half.write_all(b"PRI * HTTP/2").await.unwrap();
+    let orders = app.orders().await;
+    let served = orders.transaction("T12345678.demoCard00000000000001");
+    tokio::time::timeout(Duration::from_secs(40), served).await.expect("somebody is served").unwrap();
 }

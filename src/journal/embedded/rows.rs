@@ -6,6 +6,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, State};
@@ -95,17 +96,33 @@ pub(super) fn open_on(connection: &Connection, transaction: &TransactionId) -> R
     one(connection, "WHERE transaction_id = ?1 AND open = 1", params![transaction.as_str()])
 }
 
-pub(super) fn due(connection: &Connection, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
+/// An entry, or the id of one that is damaged and why.
+pub(super) type Read = Result<Entry, (Uuid, Error)>;
+
+/// What is due, the longest due first.
+pub(super) fn due(connection: &Connection, now: Timestamp, most: usize) -> Result<Vec<Read>, Error> {
     let most = i64::try_from(most).unwrap_or(i64::MAX);
-    many(
-        connection,
-        "WHERE next_read_at IS NOT NULL AND next_read_at <= ?1 ORDER BY next_read_at LIMIT ?2",
-        params![now.0, most],
-    )
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT record, checksum, id FROM operations
+             WHERE next_read_at IS NOT NULL AND next_read_at <= ?1 ORDER BY next_read_at LIMIT ?2",
+        )
+        .map_err(unavailable)?;
+    let rows = statement
+        .query_map(params![now.0, most], |row| Ok((raw(row)?, row.get::<_, [u8; 16]>(2)?)))
+        .map_err(unavailable)?;
+    rows.map(|row| row.map(|(raw, id)| decode(raw).map_err(|error| (Uuid::from_bytes(id), error))))
+        .collect::<rusqlite::Result<_>>()
+        .map_err(unavailable)
 }
 
+/// A damaged one is an error: who was its sender cannot be told.
 pub(super) fn started(connection: &Connection) -> Result<Vec<Entry>, Error> {
-    many(connection, "WHERE open = 1 AND state = ?1", params![State::Started.as_str()])
+    let mut statement = connection
+        .prepare_cached("SELECT record, checksum FROM operations WHERE open = 1 AND state = ?1")
+        .map_err(unavailable)?;
+    let rows = statement.query_map(params![State::Started.as_str()], raw).map_err(unavailable)?;
+    rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
 pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, Error> {
@@ -200,18 +217,6 @@ fn one(
         .map_err(unavailable)?
         .map(decode)
         .transpose()
-}
-
-fn many(
-    connection: &Connection,
-    condition: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<Entry>, Error> {
-    let mut statement = connection
-        .prepare_cached(&format!("SELECT record, checksum FROM operations {condition}"))
-        .map_err(unavailable)?;
-    let rows = statement.query_map(parameters, raw).map_err(unavailable)?;
-    rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<(String, Vec<u8>)> {

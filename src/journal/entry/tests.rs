@@ -87,6 +87,10 @@ fn retried(fence_at: Timestamp) -> Event {
     Event::Retried { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
 }
 
+fn token_refused(fence_at: Timestamp) -> Event {
+    Event::TokenRefused { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
+}
+
 fn looked(finding: Finding, at: Timestamp, failed_events: &[&str]) -> Event {
     let failed_events = failed_events.iter().map(|id| (*id).to_owned()).collect();
     Event::Looked { finding, at, failed_events, retry_after: None }
@@ -102,6 +106,7 @@ fn every_move_that_is_not_in_the_table_is_illegal() {
     // In the order of `states`; "-" is illegal, "=" changes nothing at all.
     let table: Vec<(Event, [&str; 7])> = vec![
         (retried(LATER), ["-", "-", "-", "started", "-", "-", "-"]), // T2
+        (token_refused(LATER), ["started", "-", "-", "-", "-", "-", "-"]), // T3, T2
         (Event::NotSent { why: why() }, ["released", "-", "-", "-", "-", "-", "-"]), // T3
         (Event::Refused(decline()), ["declined", "declined", "declined", "-", "-", "-", "-"]), // T4
         (accepted("r"), ["accepted", "=", "accepted", "-", "-", "-", "-"]), // T5

@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// have been mended at the PSP.
 const PAUSE_MAX_REJECTED: Duration = Duration::from_secs(30);
 
-/// A token is given at most this life, whatever the PSP claims.
+/// A token is used for at most this time, whatever the PSP claims.
 const LIFE_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// An access token and when it lives.
@@ -35,6 +35,8 @@ pub struct Token {
     /// What goes behind `Bearer`.
     pub bearer: SecretString,
     life: Duration,
+    /// What the PSP claims: the upper bound.
+    life_claimed: Duration,
     /// Boot clock when it was asked for: it cannot have been made earlier.
     asked_at: Duration,
     /// Boot clock when it arrived: it cannot have been made later.
@@ -93,7 +95,7 @@ impl Token {
 
     /// The life that may be left: after it the PSP surely refuses (A3).
     pub fn life_left_at_most(&self, boot: Duration) -> Duration {
-        self.received_at.saturating_add(self.life).saturating_sub(boot)
+        self.received_at.saturating_add(self.life_claimed).saturating_sub(boot)
     }
 
     /// Half of its life is over: time to fetch the next one [D 12 #25].
@@ -194,8 +196,10 @@ impl<T: Transport> Tokens<T> {
         })?;
         let received_at = self.clock.boot();
         let granted = read(&answer)?;
-        let life = Duration::from_secs(granted.expires_in).min(LIFE_MAX);
-        let token = Token { bearer: granted.access_token.into(), life, asked_at, received_at };
+        let life_claimed = Duration::from_secs(granted.expires_in);
+        let life = life_claimed.min(LIFE_MAX);
+        let bearer = granted.access_token.into();
+        let token = Token { bearer, life, life_claimed, asked_at, received_at };
         if token.life_left_at_least(received_at) < self.life_min {
             let life = life.as_secs();
             return Err(NotSent::Unreachable(format!(

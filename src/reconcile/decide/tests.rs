@@ -269,23 +269,28 @@ fn what_is_accepted_for_a_week_is_a_persons_case() {
 #[test]
 fn what_is_unreadable_for_a_day_is_a_persons_case() {
     let day = RULES.unreadable_review_after;
-    let errors = [
-        unreadable(),
-        ReadError::NotFound,
-        ReadError::Forbidden,
-        ReadError::NotSent(NotSent::Unreachable("no route".to_owned())),
-    ];
-    for error in errors {
+    for error in [unreadable(), ReadError::NotFound, ReadError::Forbidden] {
         let read = |after: Duration| (START + after, Err(error.clone()));
+        // Nine reads, and the last one that long after the first.
+        let until = |last: Duration| {
+            [2, 4, 6, 8, 10, 12, 14, 16, 18].map(|at| read(s(at))).into_iter().chain([read(last)])
+        };
         for entry in [in_doubt(false), in_state(State::Accepted)] {
-            let soon = reads(&entry, &[read(s(2)), read(s(1) + day)]);
+            let soon = reads(&entry, &until(s(1) + day).collect::<Vec<_>>());
             assert_eq!(finding(&soon), Some(Finding::Nothing), "{error}");
-            let late = reads(&entry, &[read(s(2)), read(s(2) + day)]);
+            let few = reads(&entry, &until(s(2) + day).skip(1).collect::<Vec<_>>());
+            assert_eq!(finding(&few), Some(Finding::Nothing), "{error}: nine are not enough");
+            let late = reads(&entry, &until(s(2) + day).collect::<Vec<_>>());
             assert!(matches!(late, Event::Contradicted { .. }), "{error}: {late:?}");
             let seen =
-                (START + day, Ok(if matches!(entry.state, State::Accepted) { PENDING } else { ABSENT }));
-            let broken = reads(&entry, &[read(s(2)), seen, read(s(2) + day)]);
-            assert_eq!(finding(&broken), Some(Finding::Nothing), "{error}: it was readable meanwhile");
+                (START + s(17), Ok(if matches!(entry.state, State::Accepted) { PENDING } else { ABSENT }));
+            let mut broken: Vec<_> = until(s(2) + day).collect();
+            broken.insert(8, seen);
+            assert_eq!(
+                finding(&reads(&entry, &broken)),
+                Some(Finding::Nothing),
+                "{error}: it was readable meanwhile"
+            );
         }
     }
 }
@@ -346,5 +351,20 @@ fn what_is_definite_needs_no_second_look() {
         assert!(matches!(event(proven()), Event::Proven(_)));
         assert!(matches!(event(Verdict::Declined(decline.clone())), Event::Refused(_)));
         assert!(matches!(event(Verdict::Contradicted("twice".to_owned())), Event::Contradicted { .. }));
+    }
+}
+
+/// Our credentials were wrong for a weekend, or payops was down: that is no word of the PSP's.
+#[test]
+fn what_was_not_read_does_not_make_a_transaction_unreadable() {
+    let unreachable = || Err(ReadError::NotSent(NotSent::Unreachable("no route".to_owned())));
+    let schedule =
+        Schedule { first: vec![Duration::from_secs(2)], then: Duration::from_mins(5), jitter_percent: 0 };
+    let mut entry = in_doubt(false);
+    for n in 0..20 {
+        let at = START + RULES.unreadable_review_after * n;
+        let event = decide(&entry, unreachable(), at, &RULES);
+        assert!(matches!(event, Event::Looked { finding: Finding::NotRead, .. }), "{event:?}");
+        entry = entry.after(&event, at, &schedule).unwrap().unwrap();
     }
 }

@@ -70,7 +70,7 @@ async fn everything_that_is_wrong_is_told_at_once() {
             "currency_code",
             "expected_remaining",
         ],
-        Some(true),
+        Some(false),
         "20 things are wrong: amount, items, items[1].line_id",
     );
     hold(&app, vec![wrong]).await;
@@ -117,11 +117,11 @@ fn commands() -> Vec<Row> {
         Row::capture("reference with _", |m| m.reference = own("a_b")).invalid(["reference"], "'-'"),
         Row::capture("reference with newline", |m| m.reference = own("a\n")).invalid(["reference"], "'-'"),
         Row::capture("small currency", |m| m.currency_code = own("nok"))
-            .invalid_beside("currency_code", "such as NOK"),
+            .invalid(["currency_code"], "such as NOK"),
         Row::capture("currency of 4", |m| m.currency_code = own("NOKK"))
-            .invalid_beside("currency_code", "three capital letters"),
+            .invalid(["currency_code"], "three capital letters"),
         Row::capture("negative remaining", |m| m.expected_remaining = Some(-1))
-            .invalid_beside("expected_remaining", "leave it out"),
+            .invalid(["expected_remaining"], "leave it out"),
         Row::capture("21 metadata entries", |m| {
             m.metadata = (0..21).map(|n| (format!("k{n}"), String::new())).collect();
         })
@@ -156,13 +156,13 @@ fn commands() -> Vec<Row> {
         Row::refund("metadata value of 257", |m| m.metadata = entry("a", &text(257)))
             .invalid(["metadata[\"a\"]"], "at most 256 characters"),
         Row::refund("small currency", |m| m.currency_code = own("nok"))
-            .invalid_beside("currency_code", "such as NOK"),
+            .invalid(["currency_code"], "such as NOK"),
         Row::refund("negative remaining", |m| m.expected_remaining = Some(i64::MIN))
-            .invalid_beside("expected_remaining", "leave it out"),
+            .invalid(["expected_remaining"], "leave it out"),
         Row::void("small currency", |m| m.currency_code = own("n0K"))
-            .invalid_beside("currency_code", "such as NOK"),
+            .invalid(["currency_code"], "such as NOK"),
         Row::void("negative remaining", |m| m.expected_remaining = Some(-1))
-            .invalid_beside("expected_remaining", "leave it out"),
+            .invalid(["expected_remaining"], "leave it out"),
     ];
     // To check only is no excuse.
     rows.push(

@@ -86,13 +86,13 @@ fn transactions() -> Vec<Row> {
     let id = || "P12345678.abc".to_owned();
     rows.extend([
         Row::capture("of an unserved account", |m| m.transaction_id = id())
-            .invalid_beside("transaction_id", unserved),
+            .invalid(["transaction_id"], unserved),
         Row::void("of an unserved account", |m| m.transaction_id = id())
-            .invalid_beside("transaction_id", unserved),
+            .invalid(["transaction_id"], unserved),
         Row::refund("of an unserved account", |m| m.transaction_id = id())
-            .invalid_beside("transaction_id", unserved),
+            .invalid(["transaction_id"], unserved),
         Row::call("read of an unserved account", Call::GetTransaction(id()))
-            .invalid_beside("transaction_id", unserved),
+            .invalid(["transaction_id"], unserved),
         Row::call("read of an unknown transaction", Call::GetTransaction("T12345678.unknown".to_owned()))
             .refused(Code::NotFound, "TRANSACTION_NOT_FOUND", None, "knows no such transaction"),
     ]);
@@ -103,12 +103,12 @@ fn keys() -> Vec<Row> {
     const FIELD: [&str; 1] = ["metadata.idempotency-key"];
     let missing = |row: Row| {
         let remedy = "make one for each intention";
-        row.key(None).status(Code::InvalidArgument, "IDEMPOTENCY_KEY_MISSING", FIELD, Some(true), remedy)
+        row.key(None).status(Code::InvalidArgument, "IDEMPOTENCY_KEY_MISSING", FIELD, Some(false), remedy)
     };
     let invalid = |name: &str, key: &str| {
         let remedy = "1 to 128 visible ASCII characters";
         let row = Row::capture(name, |_| ()).key(Some(key));
-        row.status(Code::InvalidArgument, "IDEMPOTENCY_KEY_INVALID", FIELD, Some(true), remedy)
+        row.status(Code::InvalidArgument, "IDEMPOTENCY_KEY_INVALID", FIELD, Some(false), remedy)
     };
     vec![
         missing(Row::capture("no key", |_| ())),

@@ -133,7 +133,7 @@ fn messages() -> Vec<Row> {
     let message = capture(CARD, 100).encode_to_vec();
     let whole = framed(0, &message);
     let of = |name: &str, frames: Vec<Bytes>| Row::raw(name, good().body(frames));
-    let unreadable = |row: Row, remedy| row.invalid_beside("message", remedy);
+    let unreadable = |row: Row, remedy| row.invalid(["message"], remedy);
     let end = "Unexpected EOF";
     let limit = "the limit is: 65536 bytes";
     let one = "more than one message";
@@ -194,14 +194,14 @@ fn messages() -> Vec<Row> {
 }
 
 fn metadata() -> Vec<Row> {
-    let key = |name: &str, raw: Raw, safe: bool| {
+    let key = |name: &str, raw: Raw| {
         let remedy = "1 to 128 visible ASCII characters, given once";
         let fields = ["metadata.idempotency-key"];
         Row::raw(name, raw).status(
             Code::InvalidArgument,
             "IDEMPOTENCY_KEY_INVALID",
             fields,
-            Some(safe),
+            Some(false),
             remedy,
         )
     };
@@ -209,23 +209,23 @@ fn metadata() -> Vec<Row> {
         Row::raw(name, raw).refused(Code::Unauthenticated, "CREDENTIALS_INVALID", Some(false), remedy)
     };
     let mut rows = vec![
-        key("a key not ASCII", good().with("idempotency-key", "clé"), true),
-        key("a key not UTF-8", good().with("idempotency-key", b"k\xff"), true),
+        key("a key not ASCII", good().with("idempotency-key", "clé")),
+        key("a key not UTF-8", good().with("idempotency-key", b"k\xff")),
         // Either may have run.
-        key("two keys", good().and("idempotency-key", "k2"), false),
-        key("the same key twice", good().and("idempotency-key", "k"), false),
+        key("two keys", good().and("idempotency-key", "k2")),
+        key("the same key twice", good().and("idempotency-key", "k")),
         credentials("two tokens", good().and("authorization", "Bearer token-of-returns"), "more than one"),
         credentials("a token not ASCII", good().with("authorization", b"Bearer \xff"), "not ASCII"),
     ];
     for timeout in ["", "5", "5s", "-1S", "1.5S", "S", "123456789m", "soon", "１S"] {
         let unit = "one to eight digits and a unit";
         let row = Row::raw(&format!("timeout {timeout:?}"), good().with("grpc-timeout", timeout));
-        rows.push(row.invalid_beside("metadata.grpc-timeout", unit));
+        rows.push(row.invalid(["metadata.grpc-timeout"], unit));
     }
     let read = Raw::rpc("GetTransaction", &pb::GetTransactionRequest { transaction_id: CARD.to_owned() });
     rows.push(
         Row::raw("timeout \"5s\" of a read", read.with("grpc-timeout", "5s"))
-            .invalid_beside("metadata.grpc-timeout", "such as 500m"),
+            .invalid(["metadata.grpc-timeout"], "such as 500m"),
     );
     rows
 }
