@@ -26,7 +26,10 @@ use crate::journal::{
     Journal, Written,
     entry::{Entry, Event, State},
 };
-use crate::payment::{Command, Kind, outcome::Proof};
+use crate::payment::{
+    Command, Kind,
+    outcome::{Decline, Proof},
+};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
 
 /// A command to be carried out, with the entry that a release left behind.
@@ -80,8 +83,9 @@ pub struct Sender<J, P> {
 /// What a look at the transaction allows.
 enum Checked {
     Send,
-    /// The state that a void asks for is there already.
-    AlreadyVoid(Proof),
+    /// What is asked for is there already: the key's own effect, or the state
+    /// that a void asks for.
+    Done(Proof),
 }
 
 impl<J: Journal, P: Psp, F> Attempts<J, P, F> {
@@ -161,7 +165,7 @@ where
             Written::Busy(other) => return Err(Failure::Busy(other)),
         }
         tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
-        if let Checked::AlreadyVoid(proof) = checked {
+        if let Checked::Done(proof) = checked {
             let entry = self.conclude.write(entry, &Event::Proven(proof)).await?;
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
         }
@@ -280,16 +284,24 @@ async fn check<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
 }
 
 async fn look_before<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
+    let refused = |decline: Box<Decline>| Failure::from(*decline);
     let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
-    rules::check_guards(&command.operation, &command.guards, &transaction)
-        .map_err(|decline| Failure::from(*decline))?;
-    if command.operation.kind() == Kind::Void && transaction.status == "AUTHORIZATION_VOIDED" {
-        let tag = command.tag();
-        if let judge::Verdict::Proven(proof) = judge::judge(&judge::Sought::of(command, &tag), &transaction) {
-            return Ok(Checked::AlreadyVoid(proof));
-        }
+    let tag = command.tag();
+    let verdict = judge::judge(&judge::Sought::of(command, &tag), &transaction);
+    let proven = match verdict {
+        judge::Verdict::Proven(proof) => Some(proof),
+        _ => None,
+    };
+    let is_void = command.operation.kind() == Kind::Void;
+    // The key's own effect, of which a journal that was lost knows nothing.
+    if let (false, Some(proof)) = (is_void, &proven) {
+        return Ok(Checked::Done(proof.clone()));
     }
-    rules::check(&command.operation, &transaction).map_err(|decline| Failure::from(*decline))?;
+    rules::check_guards(&command.operation, &command.guards, &transaction).map_err(refused)?;
+    if let Some(proof) = proven.filter(|_| transaction.status == "AUTHORIZATION_VOIDED") {
+        return Ok(Checked::Done(proof));
+    }
+    rules::check(&command.operation, &transaction).map_err(refused)?;
     Ok(Checked::Send)
 }
 

@@ -410,3 +410,23 @@ async fn one_damaged_record_does_not_stop_the_reading_back_of_all_others() {
     assert_eq!(changed, 1);
     orders.settled("sound", Succeeded).await;
 }
+
+/// A volume that was not mounted, or restored empty: where a read is made anyway, it shows what the key did.
+#[tokio::test]
+async fn a_guarded_key_that_the_journal_has_forgotten_is_found_at_the_psp() {
+    let mut app = TestApp::start().await;
+    let card = app.world.card().await;
+    let mut guarded = capture(&card, 100);
+    guarded.expected_remaining = Some(AMOUNT);
+    app.orders().await.capture_with("k", guarded.clone()).await.unwrap();
+    app.drain().await;
+    std::fs::remove_dir_all(&app.config.journal.directory).unwrap();
+    app.restart_after_drain().await;
+    let orders = app.orders().await;
+    let again = orders.capture_with("k", guarded.clone()).await.unwrap();
+    assert_eq!(again.operation.state(), Succeeded);
+    assert_eq!((app.moved(&card).await, app.posts(&card).await), (vec![("capture".to_owned(), 100)], 1));
+    // Another key has another tag, and its guard no longer holds.
+    let other = orders.capture_with("k2", guarded).await.unwrap_err();
+    assert_eq!(other.reason(), "REMAINING_MISMATCH");
+}
