@@ -104,35 +104,23 @@ where
 {
     async fn run(self, attempt: Attempt) -> Result<Attempted, Failure> {
         let Attempt { command, prior } = attempt;
-        let (entry, received) = match self.once(&command, prior).await? {
-            Once::Done(attempted) => return Ok(attempted),
-            Once::Received(entry, received) => (entry, received),
+        let once = match self.once(&command, prior).await? {
+            Once::Received(entry, Received::Unauthorized) => self.again(&command, *entry).await?,
+            other => other,
         };
-        if received != Received::Unauthorized {
-            return self.settle(entry, received).await;
-        }
-        match self.again(&command, *entry).await? {
+        match once {
             Once::Done(attempted) => Ok(attempted),
-            Once::Received(entry, received) => self.settle(entry, received).await,
+            Once::Received(entry, received) => self.settle(*entry, received).await,
         }
     }
 
-    async fn settle(&self, entry: Box<Entry>, received: Received) -> Result<Attempted, Failure> {
-        let not_sent = match &received {
-            Received::NotSent(why) => Some(NotSent::Unreachable(why.clone())),
-            Received::Unauthorized => {
-                Some(NotSent::CredentialsRejected("a fresh token is refused".to_owned()))
-            }
-            _ => None,
+    async fn settle(&self, entry: Entry, received: Received) -> Result<Attempted, Failure> {
+        let why = match &received {
+            Received::NotSent(why) => NotSent::Unreachable(why.clone()),
+            Received::Unauthorized => NotSent::CredentialsRejected("a fresh token is refused".to_owned()),
+            _ => return Ok(Attempted::Entry(Box::new(self.conclude.record(entry, received).await?))),
         };
-        let entry = self.conclude.record(*entry, received).await?;
-        match not_sent {
-            // Unless others doubt it already, because the record came late.
-            Some(why) if matches!(entry.state, State::Released { .. }) => {
-                Err(Failure::NotSent(why, Some(entry.id)))
-            }
-            _ => Ok(Attempted::Entry(Box::new(entry))),
-        }
+        not_sent(self.conclude.record(entry, received).await?, why)
     }
 
     async fn once(&self, command: &Command, prior: Option<Entry>) -> Result<Once, Failure> {
@@ -180,7 +168,7 @@ where
             Ok(prepared) => prepared,
             Err(why) => {
                 let entry = self.conclude.record(entry, Received::Unauthorized).await?;
-                return Err(Failure::NotSent(why, Some(entry.id)));
+                return not_sent(entry, why).map(Once::Done);
             }
         };
         let before = clock.boot();
@@ -204,7 +192,7 @@ where
         if self.conclude.clock.boot().saturating_sub(before) >= self.window.send {
             let why = "too much time passed between the record and the sending".to_owned();
             let entry = self.conclude.write(entry, &Event::NotSent { why }).await?;
-            return Err(Failure::NotSent(NotSent::WindowMissed, Some(entry.id)));
+            return not_sent(entry, NotSent::WindowMissed).map(Once::Done);
         }
         let flight = Flight { prepared, entry: entry.clone() };
         let received = match self.sender.clone().oneshot(flight).await {
@@ -270,6 +258,15 @@ impl<J: Journal, P: Psp> Service<Flight<P::Prepared>> for Sender<J, P> {
         Box::pin(async move {
             Ok(received.await.unwrap_or_else(|_| Received::Unknown("the sender ended".into())))
         })
+    }
+}
+
+/// What is told of an attempt that was not sent, once that is recorded: the
+/// entry itself, if others doubt it already, because the record came late.
+fn not_sent(entry: Entry, why: NotSent) -> Result<Attempted, Failure> {
+    match entry.state {
+        State::Released { .. } => Err(Failure::NotSent(why, Some(entry.id))),
+        _ => Ok(Attempted::Entry(Box::new(entry))),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use crate::sandbox::world::World;
-use crate::support::{TestApp, capture, eventually, outcome, refund};
+use crate::support::{TestApp, capture, eventually, outcome, read_on_request_only, refund};
 
 const AMOUNT: i64 = 29_990;
 
@@ -58,12 +58,7 @@ async fn a_lost_answer_is_unknown_and_then_a_success_by_reading_back() {
 
 #[tokio::test]
 async fn a_retry_of_a_key_in_doubt_is_answered_by_one_read_at_once() {
-    let app = TestApp::start_with(|config| {
-        // Nothing on schedule: only the retry can find it out.
-        config.read_back.schedule = vec![Duration::from_mins(5)];
-        config.read_back.then_every = Duration::from_mins(5);
-    })
-    .await;
+    let app = TestApp::start_with(read_on_request_only).await;
     let orders = app.orders().await;
     let card = app.world.card().await;
     app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
@@ -138,8 +133,7 @@ async fn an_effect_that_comes_late_is_found_and_never_doubled() {
 async fn an_answer_that_comes_after_our_patience_is_still_heard() {
     let app = TestApp::start_with(|config| {
         config.psp.attempt_timeout = Duration::from_millis(200);
-        config.read_back.schedule = vec![Duration::from_mins(5)];
-        config.read_back.then_every = Duration::from_mins(5);
+        read_on_request_only(config);
     })
     .await;
     let orders = app.orders().await;
@@ -302,11 +296,7 @@ async fn an_accepted_refund_that_is_declined_later_is_declined() {
 /// K is in doubt (and took effect). The caller retries it with a defect in the request.
 #[tokio::test]
 async fn a_key_in_doubt_is_never_told_that_a_new_key_is_safe() {
-    let app = TestApp::start_with(|config| {
-        config.read_back.schedule = vec![Duration::from_mins(5)];
-        config.read_back.then_every = Duration::from_mins(5);
-    })
-    .await;
+    let app = TestApp::start_with(read_on_request_only).await;
     let orders = app.orders().await;
     let card = app.world.card().await;
     app.world.fault(json!({"operation": "capture", "fault": "answer_lost_after_applying"})).await;
@@ -364,11 +354,7 @@ async fn an_error_after_a_401_names_its_operation() {
 /// Contract section 5: an accepted operation is OK with PENDING when it is still so at the caller's deadline.
 #[tokio::test]
 async fn an_accepted_operation_is_pending_at_the_deadline_of_a_retry_too() {
-    let app = TestApp::start_with(|config| {
-        config.read_back.schedule = vec![Duration::from_mins(5)];
-        config.read_back.then_every = Duration::from_mins(5);
-    })
-    .await;
+    let app = TestApp::start_with(read_on_request_only).await;
     let orders = app.orders().await;
     let card = app.world.card().await;
     let fault = json!({"operation": "capture", "fault": "accepted_then", "outcome": "never"});

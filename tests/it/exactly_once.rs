@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
-use crate::support::{TestApp, capture, eventually, line, outcome};
+use crate::support::{TestApp, capture, eventually, free_address, line, outcome};
 
 const AMOUNT: i64 = 29_990;
 
@@ -200,9 +200,7 @@ async fn an_unreachable_psp_means_nothing_was_sent_and_the_key_is_free() {
     let card = app.world.card().await;
     orders.capture("warm", &card, 1).await.unwrap();
     // Another boundary, whose PSP is a port where nobody listens.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    let dead = format!("http://{}", free_address());
     let alive = app.config.psp.base_url.clone();
     app.config.psp.base_url = dead.parse().unwrap();
     app.restart().await;

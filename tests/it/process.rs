@@ -15,7 +15,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Code, transport::Channel};
 
 use crate::sandbox::world::World;
-use crate::support::{Caller, SERVICE, eventually};
+use crate::support::{Caller, SERVICE, eventually, free_address};
 
 const PAYOPS: &str = env!("CARGO_BIN_EXE_payops");
 const TOKEN: &str = "token-of-orders";
@@ -107,10 +107,6 @@ async fn run(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {

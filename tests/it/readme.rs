@@ -5,12 +5,13 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
 use crate::console::run_console_blocks;
+use crate::support::free_address;
 
 const README: &str = include_str!("../../README.md");
 
@@ -26,8 +27,7 @@ struct Started {
 
 impl Started {
     fn by(arguments: &str) -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (boundary, simulator) = (free(), free());
+        let (boundary, simulator) = (free_address(), free_address());
         let mut child = Command::new(env!("CARGO_BIN_EXE_payops"))
             .args(arguments.split_whitespace())
             .args(["--listen", &boundary.to_string(), "--sandbox-listen", &simulator.to_string()])

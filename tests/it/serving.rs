@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
-use crate::support::{SERVICE, TestApp, eventually};
+use crate::support::{SERVICE, TestApp, eventually, free_address};
 
 fn check(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
@@ -81,9 +81,7 @@ async fn readiness_is_lost_with_the_journal_and_comes_back_with_it() {
 
 #[tokio::test]
 async fn a_boundary_that_has_never_had_credentials_is_not_ready() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    let dead = format!("http://{}", free_address());
     let app = TestApp::start_unready(|config| config.psp.token_base_url = dead.parse().unwrap()).await;
     let mut health = app.health();
     let liveness = async || {

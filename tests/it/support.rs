@@ -337,3 +337,14 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     });
     waited.await.unwrap_or_else(|_| panic!("{what}: did not come about"));
 }
+
+/// Reads back nothing on schedule, within a test: only a caller who asks again finds anything out.
+pub fn read_on_request_only(config: &mut Config) {
+    config.read_back.schedule = vec![Duration::from_mins(5)];
+    config.read_back.then_every = Duration::from_mins(5);
+}
+
+/// An address at which nobody listens now.
+pub fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

@@ -211,7 +211,6 @@ fn metadata() -> Vec<Row> {
     let mut rows = vec![
         key("a key not ASCII", good().with("idempotency-key", "clé")),
         key("a key not UTF-8", good().with("idempotency-key", b"k\xff")),
-        // Either may have run.
         key("two keys", good().and("idempotency-key", "k2")),
         key("the same key twice", good().and("idempotency-key", "k")),
         credentials("two tokens", good().and("authorization", "Bearer token-of-returns"), "more than one"),
