@@ -82,13 +82,18 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     // Stopped after the server: what it still answers may need them.
     let background = CancellationToken::new();
     let conclude = Conclude { journal: journal.clone(), psp: psp.clone(), clock, schedule };
-    let read_back =
-        ReadBack::new(conclude.clone(), rules(&config.exactly_once), config.read_back.in_flight_max);
     let limits = Limits {
         in_flight_max: config.psp.in_flight_max,
         attempt_timeout: config.psp.attempt_timeout,
         send_window: config.exactly_once.send_window,
+        lease_grace: config.exactly_once.lease_grace,
     };
+    let read_back = ReadBack::new(
+        conclude.clone(),
+        rules(&config.exactly_once),
+        limits.resend(&conclude),
+        config.read_back.in_flight_max,
+    );
     let operations = Operations::new(conclude, read_back.clone(), &limits, tasks.clone(), stop.clone());
     let health = Health::new(&[SERVICE], stop.clone());
 
@@ -237,5 +242,7 @@ fn rules(times: &config::ExactlyOnce) -> Rules {
         partial_review_after: times.partial_review_after,
         accepted_review_after: times.accepted_review_after,
         unreadable_review_after: times.unreadable_review_after,
+        resend_after: times.resend_after,
+        resend_captures: times.resend_captures,
     }
 }

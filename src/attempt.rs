@@ -18,7 +18,6 @@ use std::{
 use tokio::sync::oneshot;
 use tower::{BoxError, Service, ServiceExt as _};
 use tracing::Instrument as _;
-use uuid::Uuid;
 
 use crate::conclude::Conclude;
 use crate::failure::Failure;
@@ -26,10 +25,7 @@ use crate::journal::{
     Journal, Written,
     entry::{Entry, Event, State},
 };
-use crate::payment::{
-    Command, Kind,
-    outcome::{Decline, Proof},
-};
+use crate::payment::{Command, Kind, fresh, outcome::Decline};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
 
 /// A command to be carried out, with the entry that a release left behind.
@@ -83,9 +79,9 @@ pub struct Sender<J, P> {
 /// What a look at the transaction allows.
 enum Checked {
     Send,
-    /// What is asked for is there already: the key's own effect, or the state
-    /// that a void asks for.
-    Done(Proof),
+    /// What is asked for is there already: the key's own effect or what came of
+    /// it, or the state that a void asks for.
+    Found(Box<Event>),
 }
 
 impl<J: Journal, P: Psp, F> Attempts<J, P, F> {
@@ -125,7 +121,7 @@ where
 
     async fn once(&self, command: &Command, prior: Option<Entry>) -> Result<Once, Failure> {
         let Conclude { journal, psp, clock, schedule } = &self.conclude;
-        let checked = check(psp, command).await?;
+        let checked = self.check(command, prior.as_ref()).await?;
         let prepared = psp.prepare(command).await?;
 
         let before = clock.boot();
@@ -139,7 +135,7 @@ where
                 (entry, written)
             }
             Some(released) => {
-                let event = Event::Retried { nonce: Uuid::new_v4(), fence_at, lease_until };
+                let event = Event::Retried { nonce: fresh::uuid_v4(), fence_at, lease_until };
                 let Ok(Some(entry)) = released.after(&event, now, schedule) else {
                     return Ok(Once::Done(Attempted::Overtaken));
                 };
@@ -151,10 +147,11 @@ where
             Written::Done => {}
             Written::KeyTaken(_) | Written::Stale => return Ok(Once::Done(Attempted::Overtaken)),
             Written::Busy(other) => return Err(Failure::Busy(other)),
+            Written::Forgotten(tombstone) => return Err(Failure::KeyExpired(Some(tombstone.state))),
         }
         tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
-        if let Checked::Done(proof) = checked {
-            let entry = self.conclude.write(entry, &Event::Proven(proof)).await?;
+        if let Checked::Found(event) = checked {
+            let entry = self.conclude.write(entry, &event).await?;
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
         }
         self.launch(entry, prepared, before).await
@@ -173,7 +170,7 @@ where
         };
         let before = clock.boot();
         let now = clock.now();
-        let nonce = Uuid::new_v4();
+        let nonce = fresh::uuid_v4();
         let event = Event::TokenRefused {
             nonce,
             fence_at: now + prepared.life_left(),
@@ -185,6 +182,52 @@ where
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
         }
         self.launch(entry, prepared, before).await
+    }
+
+    /// Once more, although the entry's attempt is in doubt (T12). The caller of
+    /// this has seen that twice would be harmless.
+    pub async fn resend(&self, entry: Entry) -> Result<Entry, Failure> {
+        let Conclude { psp, clock, .. } = &self.conclude;
+        let prepared = psp.prepare(&entry.command()).await?;
+        let before = clock.boot();
+        let now = clock.now();
+        let nonce = fresh::uuid_v4();
+        let event = Event::Resent {
+            nonce,
+            fence_at: now + prepared.life_left(),
+            lease_until: now + self.window.lease,
+        };
+        let entry = self.conclude.write(entry, &event).await?;
+        if entry.nonce != nonce {
+            return Ok(entry);
+        }
+        match self.launch(entry, prepared, before).await? {
+            Once::Done(Attempted::Entry(entry)) => Ok(*entry),
+            Once::Done(Attempted::Overtaken) => Err(Failure::Internal),
+            Once::Received(entry, received) => self.conclude.record(*entry, received).await,
+        }
+    }
+
+    /// Everything that can be known before sending. A plain capture or refund
+    /// costs no read; a guard does, and so does a void, which has no mark of its
+    /// own and must not be sent when there is nothing to void. And so does a key
+    /// that a lost journal may have known.
+    async fn check(&self, command: &Command, prior: Option<&Entry>) -> Result<Checked, Failure> {
+        let Conclude { journal, psp, clock, .. } = &self.conclude;
+        let now = clock.now();
+        let forgotten = journal.loss().filter(|loss| match prior {
+            None => !loss.is_before(&command.key, now),
+            // It may have run again in what was lost.
+            Some(released) => released.updated_at <= loss.at,
+        });
+        if let Some(loss) = forgotten.filter(|loss| now < loss.quiet_until) {
+            return Err(Failure::JournalLost { retry_after: loss.quiet_until.since(now) });
+        }
+        let is_void = command.operation.kind() == Kind::Void;
+        if forgotten.is_none() && !is_void && command.guards == crate::payment::Guards::default() {
+            return Ok(Checked::Send);
+        }
+        look_before(psp, command, forgotten.is_some()).await
     }
 
     /// Sends what is recorded, if it is not too late for that.
@@ -270,41 +313,51 @@ fn not_sent(entry: Entry, why: NotSent) -> Result<Attempted, Failure> {
     }
 }
 
-/// Everything that can be known before sending. A plain capture or refund costs
-/// no read; a guard does, and so does a void, which has no mark of its own and
-/// must not be sent when there is nothing to void.
-async fn check<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
-    if command.operation.kind() != Kind::Void && command.guards == crate::payment::Guards::default() {
-        return Ok(Checked::Send);
-    }
-    look_before(psp, command).await
-}
-
-async fn look_before<P: Psp>(psp: &P, command: &Command) -> Result<Checked, Failure> {
+/// `forgotten`: the journal may have known the key once, and lost it.
+async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Result<Checked, Failure> {
     let refused = |decline: Box<Decline>| Failure::from(*decline);
     let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
     let tag = command.tag();
     let verdict = judge::judge(&judge::Sought::of(command, &tag), &transaction);
-    let proven = match verdict {
-        judge::Verdict::Proven(proof) => Some(proof),
-        _ => None,
-    };
     let is_void = command.operation.kind() == Kind::Void;
+    let proven = matches!(verdict, judge::Verdict::Proven(_));
     // The key's own effect, of which a journal that was lost knows nothing.
-    if let (false, Some(proof)) = (is_void, &proven) {
-        return Ok(Checked::Done(proof.clone()));
+    if (forgotten || !is_void)
+        && let Some(event) = found(verdict.clone(), is_void)
+    {
+        return Ok(Checked::Found(Box::new(event)));
     }
     rules::check_guards(&command.operation, &command.guards, &transaction).map_err(refused)?;
-    if let Some(proof) = proven.filter(|_| transaction.status == "AUTHORIZATION_VOIDED") {
-        return Ok(Checked::Done(proof));
+    if proven
+        && transaction.status == "AUTHORIZATION_VOIDED"
+        && let Some(event) = found(verdict, is_void)
+    {
+        return Ok(Checked::Found(Box::new(event)));
     }
     rules::check(&command.operation, &transaction).map_err(refused)?;
     Ok(Checked::Send)
 }
 
+/// What became of an earlier sending of the key, if there is a trace of one.
+fn found(verdict: judge::Verdict, is_void: bool) -> Option<Event> {
+    use judge::Verdict;
+    Some(match verdict {
+        Verdict::Proven(proof) => Event::Proven(proof),
+        Verdict::Accepted { request_id, .. } => Event::Accepted { request_id },
+        Verdict::Contradicted(why) => Event::Contradicted { why },
+        // That nothing is left to void is no trace of ours.
+        Verdict::Declined(_) if is_void => return None,
+        Verdict::Declined(decline) => Event::Refused(decline),
+        Verdict::FailedUnclearly { .. } => {
+            Event::doubted("the PSP recorded a failure of this key that may not be one")
+        }
+        Verdict::Absent { .. } => return None,
+    })
+}
+
 /// Everything short of sending: `validate_only`.
 pub async fn validate<P: Psp>(psp: &P, command: &Command) -> Result<(), Failure> {
-    look_before(psp, command).await?;
+    look_before(psp, command, false).await?;
     psp.prepare(command).await?;
     Ok(())
 }

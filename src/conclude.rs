@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::journal::{
     self, Journal,
-    entry::{Entry, Event, Schedule, State},
+    entry::{Entry, Event, Schedule},
 };
 use crate::payment::{
     Kind,
@@ -106,6 +106,14 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
     }
 
     async fn event(&self, entry: &Entry, received: Received) -> Event {
+        match self.understood(entry, received).await {
+            // Perhaps because an earlier attempt took effect: reads decide.
+            Event::Refused(decline) if entry.resends > 0 => Event::doubted(decline.message),
+            event => event,
+        }
+    }
+
+    async fn understood(&self, entry: &Entry, received: Received) -> Event {
         match received {
             Received::NotSent(why) => Event::NotSent { why },
             Received::Unauthorized => Event::NotSent { why: "the PSP refused the token".to_owned() },
@@ -204,14 +212,6 @@ fn decline(entry: &Entry, error: PspError, transaction: Option<&Transaction>) ->
         psp: error,
         transaction_status: transaction.map(|on| on.status.clone()),
         sums: transaction.map(Transaction::sums),
-    }
-}
-
-/// The state as one word and a sentence, for logs and people.
-pub fn note(state: &State) -> Option<&str> {
-    match state {
-        State::InDoubt { why, .. } | State::Released { why } | State::Review { why } => Some(why),
-        State::Started | State::Accepted | State::Succeeded(_) | State::Declined(_) => None,
     }
 }
 

@@ -152,6 +152,8 @@ pub struct Account {
 pub struct ExactlyOnce {
     /// The longest time from before the journal write to the first byte; later the attempt is given up unsent.
     pub send_window: Duration,
+    /// How long after `psp.attempt_timeout` an attempt that nobody was heard of is given up and read back.
+    pub lease_grace: Duration,
     /// What an access token must still live to be sent with.
     pub token_life_min: Duration,
     /// Within this time a request that arrived at the PSP is applied, visibly begun, or dead.
@@ -168,6 +170,10 @@ pub struct ExactlyOnce {
     pub accepted_review_after: Duration,
     /// When a transaction that cannot be read becomes a case for a person.
     pub unreadable_review_after: Duration,
+    /// How long after its lease a void in doubt is sent again: twice is harmless.
+    pub resend_after: Duration,
+    /// Whether that goes for captures of more than half of what is left too. Only where nobody can raise an authorization.
+    pub resend_captures: bool,
 }
 
 /// How outcomes in doubt are read back.

@@ -29,6 +29,18 @@ pub enum Failure {
     /// The journal cannot be used; this call sent nothing.
     #[error("the journal cannot be used")]
     Journal(#[source] journal::Error),
+    /// The journal was lost, and what left before that may still take effect:
+    /// nothing is sent yet under a key that may be older.
+    #[error("the journal was lost; nothing is sent yet under a key that may be older")]
+    JournalLost {
+        /// How long that goes on.
+        retry_after: std::time::Duration,
+    },
+    /// The key is older than what the journal keeps: it may have moved money,
+    /// so it is never run again. With the state in which it was, if that is
+    /// known yet.
+    #[error("the idempotency key is older than what the journal keeps")]
+    KeyExpired(Option<String>),
     /// The result could not be recorded: it may have happened.
     #[error("the result could not be recorded")]
     Unrecorded(Box<Entry>),

@@ -129,7 +129,7 @@ where
                 }
                 Some(entry) => match entry.state {
                     State::Succeeded(_) | State::Declined(_) => return Ok(replayed(entry)),
-                    State::Started => return Err(Failure::InProgress(Some(Box::new(entry)))),
+                    State::Started | State::Resent => return Err(Failure::InProgress(Some(Box::new(entry)))),
                     State::Released { .. } => Some(entry),
                     State::Accepted | State::InDoubt { .. } | State::Review { .. } => {
                         // A caller is waiting: look now, not when it is due.

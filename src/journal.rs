@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, Event, Schedule};
-use crate::payment::id::{CallerName, IdempotencyKey, OperationId};
+use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// A durable journal.
 ///
@@ -43,14 +43,72 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// The open entry of a transaction.
     fn open_on(
         &self,
-        transaction: &crate::payment::id::TransactionId,
+        transaction: &TransactionId,
     ) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
+
+    /// Entries that fit the filter, the youngest first, from below `before` on.
+    fn list(
+        &self,
+        filter: &Filter,
+        before: Option<OperationId>,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Entry>, Error>> + Send;
+
+    /// Since when this journal cannot be trusted to know every key.
+    fn loss(&self) -> Option<Loss>;
 
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
 
     /// Whether a write would succeed now.
     fn check(&self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Which entries are asked for. What is not set does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// In any of these states, by the word of [`entry::State::as_str`]; empty
+    /// for all.
+    pub states: Vec<&'static str>,
+    /// On transactions of this account.
+    pub account: Option<AccountId>,
+    /// On this transaction.
+    pub transaction: Option<TransactionId>,
+    /// Of this caller.
+    pub caller: Option<CallerName>,
+    /// First written then or later.
+    pub from: Option<Timestamp>,
+    /// First written before then.
+    pub until: Option<Timestamp>,
+}
+
+/// The journal is not the one that was written last: it was lost, or an older
+/// copy came back. Keys that it does not know may have moved money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Nothing written before then is surely known.
+    pub at: Timestamp,
+    /// Until then a request that left before the loss may still take effect:
+    /// nothing is sent under a key that may be older than the loss.
+    pub quiet_until: Timestamp,
+    /// How far the clocks of those who mint keys may be ahead of ours.
+    pub clock_leeway: std::time::Duration,
+}
+
+impl Loss {
+    /// Whether the key was surely minted after the loss, so that no request of
+    /// it can be forgotten: only a `UUIDv7` tells.
+    pub fn is_before(&self, key: &IdempotencyKey, now: Timestamp) -> bool {
+        let Some(minted_at) = key.minted_at() else { return false };
+        minted_at > (self.at + self.clock_leeway).0 && minted_at <= (now + self.clock_leeway).0
+    }
+}
+
+/// A key whose entry was forgotten because of its age. It is never run again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The state in which the entry was, in the word of journals.
+    pub state: String,
 }
 
 /// What became of a write.
@@ -64,6 +122,8 @@ pub enum Written {
     Busy(Box<Entry>),
     /// Somebody else changed the entry meanwhile (update).
     Stale,
+    /// The key had an entry, which is forgotten (insert).
+    Forgotten(Tombstone),
 }
 
 /// The journal could not be used.
@@ -114,7 +174,7 @@ pub async fn advance<J: Journal>(
                 page(&entry, &next);
                 return Err(Error::Unavailable("the transaction's slot is taken".to_owned()));
             }
-            Written::Stale | Written::KeyTaken(_) => {}
+            Written::Stale | Written::KeyTaken(_) | Written::Forgotten(_) => {}
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;

@@ -17,12 +17,12 @@
 //! that shedding never follows it. Idempotency is always ready, so that a
 //! replay needs no permit.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{ServiceBuilder, ServiceExt as _, timeout::Timeout, util::BoxCloneSyncService};
 
 use crate::attempt::{self, Attempts, Sender, Window};
 use crate::conclude::Conclude;
@@ -38,7 +38,7 @@ use crate::payment::{
     id::{CallerName, IdempotencyKey, OperationId, TransactionId},
 };
 use crate::psp::{Psp, transaction::Transaction};
-use crate::reconcile::ReadBack;
+use crate::reconcile::{ReadBack, Resend};
 
 /// The handle.
 #[derive(Clone)]
@@ -58,6 +58,9 @@ pub struct Limits {
     pub attempt_timeout: Duration,
     /// From before the first record to the first byte.
     pub send_window: Duration,
+    /// How long after the end of that wait a sender may still be alive and not
+    /// have been heard of.
+    pub lease_grace: Duration,
 }
 
 /// How long a caller waits, and for what.
@@ -78,6 +81,33 @@ pub enum Name {
     Key(IdempotencyKey),
 }
 
+/// Attempts within bounds.
+pub type BoundedAttempts<J, P> = Attempts<J, P, Timeout<Sender<J, P>>>;
+
+impl Limits {
+    /// Attempts that wait for their answers within these limits.
+    pub fn attempts<J: Journal, P: Psp>(&self, conclude: &Conclude<J, P>) -> BoundedAttempts<J, P> {
+        let sender =
+            ServiceBuilder::new().timeout(self.attempt_timeout).service(Sender::new(conclude.clone()));
+        let window =
+            Window { send: self.send_window, lease: self.attempt_timeout.saturating_add(self.lease_grace) };
+        Attempts::new(conclude.clone(), window, sender)
+    }
+
+    /// How reading back sends an operation in doubt once more.
+    pub fn resend<J: Journal, P: Psp>(&self, conclude: &Conclude<J, P>) -> Resend {
+        let attempts = self.attempts(conclude);
+        Arc::new(move |entry| {
+            let attempts = attempts.clone();
+            Box::pin(async move {
+                let id = entry.id;
+                let resent = attempts.resend(entry).await;
+                resent.inspect_err(|why| tracing::warn!(operation_id = %id, %why, "not sent again")).ok()
+            })
+        })
+    }
+}
+
 impl<J: Journal, P: Psp> Operations<J, P> {
     /// Builds the stack. Its calls run on `tasks`; once `stopping` is cancelled
     /// none begins.
@@ -88,19 +118,12 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         tasks: TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
-        let sender =
-            ServiceBuilder::new().timeout(limits.attempt_timeout).service(Sender::new(conclude.clone()));
-        let window = Window {
-            send: limits.send_window,
-            // The sender is heard of by then, or something ended it.
-            lease: limits.attempt_timeout.saturating_add(Duration::from_secs(15)),
-        };
         let money = ServiceBuilder::new()
             .layer(DetachLayer::new(tasks))
             .layer(IdempotencyLayer::new(conclude.journal.clone(), read_back))
             .load_shed()
             .concurrency_limit(limits.in_flight_max)
-            .service(Attempts::new(conclude.clone(), window, sender));
+            .service(limits.attempts(&conclude));
         Self {
             money: BoxCloneSyncService::new(money),
             journal: conclude.journal,

@@ -1,5 +1,6 @@
-//! Finds out what became of operations in doubt by reading the PSP. It never
-//! sends anything that could move money.
+//! Finds out what became of operations in doubt by reading the PSP. It sends
+//! nothing that could move money twice: only a void, or a capture that cannot
+//! fit twice, is sent again, and only where that was allowed (T12).
 
 pub mod decide;
 
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,10 +21,13 @@ use crate::journal::{
 };
 use crate::payment::id::OperationId;
 use crate::psp::{Psp, judge::judge};
-use crate::reconcile::decide::{Rules, decide};
+use crate::reconcile::decide::{Rules, decide, may_resend};
 
 /// How often the journal is asked what is due.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Sends an operation in doubt once more (T12) and returns it as it stands then.
+pub type Resend = Arc<dyn Fn(Entry) -> BoxFuture<'static, Option<Entry>> + Send + Sync>;
 
 /// Reads back, on schedule and for callers who wait.
 pub struct ReadBack<J, P> {
@@ -32,6 +37,7 @@ pub struct ReadBack<J, P> {
 struct Shared<J, P> {
     conclude: Conclude<J, P>,
     rules: Rules,
+    resend: Resend,
     /// Reads on schedule: a limit of their own, below live traffic.
     scheduled: Arc<Semaphore>,
     /// Reads that a caller waits for: they do not queue behind the schedule.
@@ -42,11 +48,12 @@ struct Shared<J, P> {
 impl<J: Journal, P: Psp> ReadBack<J, P> {
     /// At most `in_flight_max` reads on schedule at once, and as many for
     /// callers.
-    pub fn new(conclude: Conclude<J, P>, rules: Rules, in_flight_max: usize) -> Self {
+    pub fn new(conclude: Conclude<J, P>, rules: Rules, resend: Resend, in_flight_max: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 conclude,
                 rules,
+                resend,
                 scheduled: Arc::new(Semaphore::new(in_flight_max)),
                 awaited: Semaphore::new(in_flight_max),
                 looking: Mutex::default(),
@@ -133,9 +140,9 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
     }
 
     async fn read(&self, entry: Entry) -> Entry {
-        let Shared { conclude, rules, .. } = &*self.shared;
+        let Shared { conclude, rules, resend, .. } = &*self.shared;
         let mut entry = entry;
-        if matches!(entry.state, State::Started) {
+        if entry.state.is_sending() {
             if entry.lease_until > conclude.clock.now() {
                 return entry;
             }
@@ -149,10 +156,15 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         }
         let read = conclude.psp.read(&entry.operation.transaction).await;
         let tag = entry.tag();
-        let verdict = read.map(|transaction| judge(&sought(&entry, &tag), &transaction));
+        let verdict = read.as_ref().map(|on| judge(&sought(&entry, &tag), on)).map_err(Clone::clone);
         let event = decide(&entry, verdict, issued_at, rules);
+        let again = read.is_ok_and(|on| may_resend(&entry, &event, &on, issued_at, rules));
         let before = entry.state.as_str();
-        let entry = self.write(entry, &event).await;
+        let mut entry = self.write(entry, &event).await;
+        if again && matches!(entry.state, State::InDoubt { .. }) {
+            tracing::info!(operation_id = %entry.id, "sent again: twice would be harmless");
+            entry = resend(entry.clone()).await.unwrap_or(entry);
+        }
         if entry.state.as_str() != before {
             tracing::info!(
                 operation_id = %entry.id, transaction_id = %entry.operation.transaction,

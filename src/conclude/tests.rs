@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::journal::{Written, embedded::Embedded};
+use crate::journal::{Written, embedded::Embedded, entry::State};
 use crate::payment::{Action, Amount, Capture, Command, Guards, Operation};
 use crate::psp::NotSent;
 use crate::psp::fake::{Fake, transaction};

@@ -80,6 +80,7 @@ fn sandbox_only(config: &Config, reader: &mut Reader) {
     for (key, value) in [
         ("exactly_once.settle_max", config.exactly_once.settle_max),
         ("exactly_once.read_lag_max", config.exactly_once.read_lag_max),
+        ("exactly_once.resend_after", config.exactly_once.resend_after),
     ] {
         if value < minute && sound(reader, &[key, "psp.base_url"]) {
             let problem = format!("{} is for a sandbox on this machine only", show_duration(value));

@@ -76,6 +76,7 @@ impl ExactlyOnce {
         let review = ms(100)..=h(720);
         Self {
             send_window: reader.duration("exactly_once.send_window", s(2), &(ms(100)..=s(30))),
+            lease_grace: reader.duration("exactly_once.lease_grace", s(15), &(ms(100)..=m(10))),
             token_life_min: reader.duration("exactly_once.token_life_min", s(60), &(ms(500)..=h(1))),
             settle_max: reader.duration("exactly_once.settle_max", m(15), &long),
             read_lag_max: reader.duration("exactly_once.read_lag_max", m(5), &long),
@@ -88,6 +89,8 @@ impl ExactlyOnce {
             partial_review_after: reader.duration("exactly_once.partial_review_after", m(15), &long),
             accepted_review_after: reader.duration("exactly_once.accepted_review_after", h(168), &review),
             unreadable_review_after: reader.duration("exactly_once.unreadable_review_after", h(24), &review),
+            resend_after: reader.duration("exactly_once.resend_after", s(120), &review),
+            resend_captures: reader.switch("exactly_once.resend_captures", false),
         }
     }
 }

@@ -3,7 +3,6 @@
 use prost_types::Timestamp as WireTime;
 
 use crate::clock::Timestamp;
-use crate::conclude::note;
 use crate::grpc::pb;
 use crate::journal::entry::{Entry, State};
 use crate::payment::{
@@ -32,7 +31,7 @@ pub fn operation(entry: &Entry) -> pb::Operation {
         update_time: Some(time(entry.updated_at)),
         proof,
         decline,
-        note: note(&entry.state).unwrap_or_default().to_owned(),
+        note: entry.state.why().unwrap_or_default().to_owned(),
         ..asked(&entry.operation)
     }
 }
@@ -85,7 +84,7 @@ fn asked(operation: &Operation) -> pb::Operation {
 
 fn state(state: &State) -> pb::OperationState {
     match state {
-        State::Started => pb::OperationState::Started,
+        State::Started | State::Resent => pb::OperationState::Started,
         State::Accepted => pb::OperationState::Pending,
         State::InDoubt { .. } => pb::OperationState::InDoubt,
         State::Released { .. } => pb::OperationState::Released,

@@ -117,7 +117,7 @@ pub fn outcome(answered: &Answered, trace_id: &str) -> Result<pb::Operation, Sta
     let told = match &entry.state {
         State::Succeeded(_) | State::Accepted => return Ok(render::operation(entry)),
         State::Declined(decline) => declined(decline).about(entry).safe_to_use_new_key(true),
-        State::Started => in_progress(Some(entry)),
+        State::Started | State::Resent => in_progress(Some(entry)),
         State::InDoubt { why, .. } => {
             let message = format!("the outcome is not known yet ({why}); retry with the same key only");
             Told::new(Code::Aborted, "OUTCOME_UNKNOWN", message)
@@ -183,12 +183,31 @@ pub fn money(failure: &Failure, trace_id: &str) -> Status {
         .about(entry)
         .retry(Duration::from_secs(2))
         .safe_to_use_new_key(false),
+        Failure::JournalLost { retry_after } => Told::new(
+            Code::Unavailable,
+            "JOURNAL_UNAVAILABLE",
+            "the journal was lost, and what was sent before may still take effect; retry with the same key. \
+             A UUIDv7 key minted after the loss need not wait",
+        )
+        .retry(*retry_after)
+        .safe_to_use_new_key(false),
+        Failure::KeyExpired(state) => key_expired(state.as_deref()).safe_to_use_new_key(false),
         Failure::Draining => draining().safe_to_use_new_key(false),
         Failure::UnknownOperation | Failure::DeadlineExceeded | Failure::Internal => {
             internal().safe_to_use_new_key(false)
         }
     };
     told.into_status(trace_id)
+}
+
+fn key_expired(state: Option<&str>) -> Told {
+    let message = "the idempotency key is older than what is kept: it may have moved money and is not run again; \
+                   look at the transaction before you choose a new key";
+    let told = Told::new(Code::FailedPrecondition, "IDEMPOTENCY_KEY_EXPIRED", message);
+    match state {
+        Some(state) => told.with("state", state.to_uppercase()),
+        None => told,
+    }
 }
 
 /// An RPC that only looks.
@@ -209,6 +228,8 @@ pub fn read(failure: &Failure, trace_id: &str) -> Status {
         Failure::KeyReused(_)
         | Failure::Busy(_)
         | Failure::InProgress(_)
+        | Failure::JournalLost { .. }
+        | Failure::KeyExpired(_)
         | Failure::Unrecorded(_)
         | Failure::Internal => internal(),
     };

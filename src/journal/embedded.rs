@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, Event, Schedule};
-use crate::journal::{Error, Journal, Written, embedded::hub::Hub};
+use crate::journal::{Error, Filter, Journal, Loss, Written, embedded::hub::Hub};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// Most writes that share one commit.
@@ -199,6 +199,20 @@ impl Journal for Embedded {
     async fn open_on(&self, transaction: &TransactionId) -> Result<Option<Entry>, Error> {
         let transaction = transaction.clone();
         self.read(move |connection| rows::open_on(connection, &transaction)).await
+    }
+
+    async fn list(
+        &self,
+        filter: &Filter,
+        before: Option<OperationId>,
+        most: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let filter = filter.clone();
+        self.read(move |connection| rows::list(connection, &filter, before, most)).await
+    }
+
+    fn loss(&self) -> Option<Loss> {
+        None
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {

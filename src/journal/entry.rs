@@ -1,6 +1,9 @@
 //! One key's entry, and the state machine of `next`: every legal move on one
 //! screen, and one arm for the rest.
 
+pub mod history;
+pub mod reading;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,10 +11,13 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::payment::{
-    Command, Fingerprint, Operation,
+    Command, Fingerprint, Operation, fresh,
     id::{CallerName, IdempotencyKey, OperationId, Tag},
     outcome::{Decline, Proof},
 };
+
+pub use self::history::{Change, Decision, Proposal, Resolution, Resolved};
+pub use self::reading::{Finding, Reading, Schedule, Streak};
 
 /// Everything that is remembered of one command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,8 +52,18 @@ pub struct Entry {
     /// Failed events of earlier attempts: they say nothing about this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_events: Vec<String>,
+    /// How often an attempt was sent again although an earlier one was in
+    /// doubt (T12).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resends: u32,
     /// What reading back has shown so far.
     pub reading: Reading,
+    /// A person's decision that waits for a second person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
+    /// Each change of the state, the first write included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Change>,
     /// First write.
     pub created_at: Timestamp,
     /// Last change of state.
@@ -58,8 +74,12 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Attempt n may have left; its sender may be alive.
+    /// Attempt n may have left; its sender may be alive. No earlier attempt can
+    /// take effect.
     Started,
+    /// Attempt n may have left, and an earlier attempt may yet take effect: no
+    /// refusal of attempt n says anything about the operation (T12).
+    Resent,
     /// The PSP accepted and has not finished.
     Accepted,
     /// Attempt n may or may not have taken effect.
@@ -109,6 +129,16 @@ pub enum Event {
         /// How long its sender may be alive.
         lease_until: Timestamp,
     },
+    /// Once more, although an earlier attempt is in doubt, because twice would
+    /// be harmless (T12).
+    Resent {
+        /// The new attempt's first write.
+        nonce: Uuid,
+        /// When its token is surely dead.
+        fence_at: Timestamp,
+        /// How long its sender may be alive.
+        lease_until: Timestamp,
+    },
     /// No byte of the attempt left (T3).
     NotSent {
         /// Why.
@@ -142,6 +172,10 @@ pub enum Event {
         /// The contradiction.
         why: String,
     },
+    /// A person proposes how to end a review; nothing is decided yet.
+    Proposed(Proposal),
+    /// A second person confirmed it (T11).
+    Resolved(Box<Resolution>),
     /// A read that changed nothing but what is known.
     Looked {
         /// What it showed.
@@ -153,71 +187,6 @@ pub enum Event {
         /// How long the PSP wants to be left alone.
         retry_after: Option<Duration>,
     },
-}
-
-/// What a read that settles nothing showed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finding {
-    /// Nothing of ours, while a request could still arrive.
-    Absent,
-    /// Nothing of ours, when no request can take effect any more.
-    AbsentForGood,
-    /// Begun, not finished.
-    Pending,
-    /// Part of the amount.
-    Partly,
-    /// Failed in a way that does not exclude an effect.
-    FailedUnclearly,
-    /// The PSP's answer could not be used: no evidence at all.
-    Nothing,
-    /// The PSP was not asked: it, or a token for it, could not be had.
-    NotRead,
-    /// The contradiction is still there.
-    Contradiction,
-}
-
-/// Reading back: how often, when next, and what the last reads agree upon.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Reading {
-    /// Reads since the state last changed.
-    pub made: u32,
-    /// When to look next; none when there is nothing to look for.
-    pub next_at: Option<Timestamp>,
-    /// The PSP asked not to be read before then, whoever waits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Timestamp>,
-    /// The run of equal findings that the last read belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub streak: Option<Streak>,
-    /// Failed events of ours seen so far.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failed_events: Vec<String>,
-}
-
-/// Equal findings, one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Streak {
-    /// What they showed.
-    pub finding: Finding,
-    /// The first one was issued then.
-    pub since: Timestamp,
-    /// The last one was issued then.
-    pub last: Timestamp,
-    /// How many.
-    pub count: u32,
-}
-
-/// When to read back: short waits first, then long ones, each spread a little
-/// so that a thousand doubts of one moment do not come back in one moment.
-#[derive(Clone, Debug)]
-pub struct Schedule {
-    /// The first waits.
-    pub first: Vec<Duration>,
-    /// Every further wait.
-    pub then: Duration,
-    /// Each wait is shortened or lengthened by up to this part of it, percent.
-    pub jitter_percent: u8,
 }
 
 /// A move that the state machine does not know.
@@ -232,34 +201,56 @@ impl State {
     /// The state after `event`; none where it stays as it is. Everything that
     /// is not listed is illegal.
     pub fn next(&self, event: &Event) -> Result<Option<Self>, Illegal> {
-        use State::{Accepted, Declined, InDoubt, Released, Review, Started, Succeeded};
+        use State::{Accepted, Declined, InDoubt, Released, Resent, Review, Started, Succeeded};
         Ok(Some(match (self, event) {
             (Released { .. }, Event::Retried { .. }) => Started, // T2
             (Started, Event::TokenRefused { .. }) => Started,    // T3, T2
             (Started, Event::NotSent { why }) => Released { why: why.clone() }, // T3
             (Started | Accepted | InDoubt { .. }, Event::Refused(decline)) => Declined(decline.clone()), // T4
-            (Started | InDoubt { .. }, Event::Accepted { .. }) => Accepted, // T5
+            (Started | Resent | InDoubt { .. }, Event::Accepted { .. }) => Accepted, // T5
             (Started, Event::Doubted { why, pushback, .. }) => {
                 InDoubt { why: why.clone(), pushback: *pushback }
             } // T6
-            (Started | Accepted | InDoubt { .. } | Released { .. } | Review { .. }, Event::Proven(proof)) => {
-                Succeeded(proof.clone())
-            } // T7
+            (
+                Started | Resent | Accepted | InDoubt { .. } | Released { .. } | Review { .. },
+                Event::Proven(proof),
+            ) => Succeeded(proof.clone()), // T7
             (InDoubt { .. }, Event::NeverHappened { why }) => Released { why: why.clone() }, // T8
-            (Started | Accepted | InDoubt { .. }, Event::Contradicted { why }) => Review { why: why.clone() }, // T9
+            (Started | Resent | Accepted | InDoubt { .. }, Event::Contradicted { why }) => {
+                Review { why: why.clone() }
+            } // T9
             (Declined(_), Event::Proven(_)) => {
                 Review { why: "it took effect after it had been declined".to_owned() } // T10
             }
+            (Review { .. }, Event::Resolved(resolution)) => match &resolution.outcome {
+                Resolved::Succeeded(proof) => Succeeded(proof.clone()),
+                Resolved::Declined(decline) => Declined(decline.clone()),
+                Resolved::Released => Released { why: resolution.why() },
+            }, // T11
+            (InDoubt { .. }, Event::Resent { .. }) => Resent, // T12
+            // Of the later attempt alone: the earlier one is as doubtful as before.
+            (Resent, Event::NotSent { why } | Event::Doubted { why, .. }) => doubt(why),
+            (Resent, Event::Refused(decline)) => doubt(&decline.message),
             // The same fact twice, or a look that settles nothing.
             (Succeeded(_), Event::Proven(_)) | (Accepted, Event::Accepted { .. }) => return Ok(None),
-            (Accepted | InDoubt { .. } | Review { .. }, Event::Looked { .. }) => self.clone(),
+            (Accepted | InDoubt { .. } | Review { .. }, Event::Looked { .. })
+            | (Review { .. }, Event::Proposed(_)) => self.clone(),
             (state, event) => return Err(Illegal { state: state.as_str(), event: event.as_str() }),
         }))
     }
 
     /// Whether the operation holds its transaction's slot.
     pub fn is_open(&self) -> bool {
-        matches!(self, Self::Started | Self::Accepted | Self::InDoubt { .. } | Self::Review { .. })
+        matches!(
+            self,
+            Self::Started | Self::Resent | Self::Accepted | Self::InDoubt { .. } | Self::Review { .. }
+        )
+    }
+
+    /// Whether a sender may be alive: nobody else touches the operation before
+    /// the lease ends.
+    pub fn is_sending(&self) -> bool {
+        matches!(self, Self::Started | Self::Resent)
     }
 
     /// Whether it is settled for good.
@@ -267,10 +258,19 @@ impl State {
         matches!(self, Self::Succeeded(_) | Self::Declined(_))
     }
 
+    /// Why it stands there, in a sentence for people.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::InDoubt { why, .. } | Self::Released { why } | Self::Review { why } => Some(why),
+            Self::Started | Self::Resent | Self::Accepted | Self::Succeeded(_) | Self::Declined(_) => None,
+        }
+    }
+
     /// The word used in journals and logs.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Started => "started",
+            Self::Resent => "resent",
             Self::Accepted => "accepted",
             Self::InDoubt { .. } => "in_doubt",
             Self::Released { .. } => "released",
@@ -300,10 +300,20 @@ impl Event {
         matches!(self, Self::Proven(_))
     }
 
+    /// The person who decided it.
+    fn by(&self) -> Option<&CallerName> {
+        match self {
+            Self::Proposed(proposal) => Some(&proposal.by),
+            Self::Resolved(resolution) => Some(&resolution.confirmed_by),
+            _ => None,
+        }
+    }
+
     fn as_str(&self) -> &'static str {
         match self {
             Self::Retried { .. } => "retried",
             Self::TokenRefused { .. } => "begun again with a new token",
+            Self::Resent { .. } => "sent again",
             Self::NotSent { .. } => "not sent",
             Self::Refused(_) => "refused",
             Self::Accepted { .. } => "accepted",
@@ -311,6 +321,8 @@ impl Event {
             Self::Proven(_) => "proven",
             Self::NeverHappened { .. } => "found never to have happened",
             Self::Contradicted { .. } => "contradicted",
+            Self::Proposed(_) => "proposed upon",
+            Self::Resolved(_) => "resolved",
             Self::Looked { .. } => "looked at",
         }
     }
@@ -328,12 +340,21 @@ impl Entry {
             state: State::Started,
             attempt: 1,
             revision: 1,
-            nonce: Uuid::new_v4(),
+            nonce: fresh::uuid_v4(),
             fence_at,
             lease_until,
             accepted_request_id: None,
             ignored_events: Vec::new(),
+            resends: 0,
             reading: Reading { next_at: Some(lease_until), ..Reading::default() },
+            proposal: None,
+            history: vec![Change {
+                at: now,
+                attempt: 1,
+                state: State::Started.as_str().to_owned(),
+                why: None,
+                by: None,
+            }],
             created_at: now,
             updated_at: now,
         }
@@ -353,8 +374,14 @@ impl Entry {
                 next.reading.not_before = not_before;
                 return Ok(Some(next));
             }
+            Event::Proposed(proposal) => {
+                next.remember(Some(proposed(proposal)), event, now);
+                next.proposal = Some(proposal.clone());
+                return Ok(Some(next));
+            }
             Event::Retried { nonce, fence_at, lease_until }
-            | Event::TokenRefused { nonce, fence_at, lease_until } => {
+            | Event::TokenRefused { nonce, fence_at, lease_until }
+            | Event::Resent { nonce, fence_at, lease_until } => {
                 next.attempt = self.attempt.saturating_add(1);
                 next.nonce = *nonce;
                 // Tokens of earlier attempts may outlive the new one.
@@ -362,15 +389,27 @@ impl Entry {
                 next.lease_until = *lease_until;
                 next.accepted_request_id = None;
                 next.ignored_events.extend(self.reading.failed_events.iter().cloned());
+                // Whoever runs again after a release owes nothing to the past.
+                next.resends = match event {
+                    Event::Resent { .. } => self.resends.saturating_add(1),
+                    Event::Retried { .. } => 0,
+                    _ => self.resends,
+                };
             }
             Event::Accepted { request_id } => next.accepted_request_id.clone_from(request_id),
             _ => {}
         }
         next.updated_at = now;
+        next.proposal = None;
+        let why = match event {
+            Event::Resolved(resolution) => Some(resolution.why()),
+            _ => next.state.why().map(str::to_owned),
+        };
+        next.remember(why, event, now);
         let failed_events = self.reading.failed_events.clone();
         next.reading = Reading { not_before, failed_events, ..Reading::default() };
         next.reading.next_at = match next.state {
-            State::Started => Some(next.lease_until),
+            State::Started | State::Resent => Some(next.lease_until),
             State::Accepted | State::InDoubt { .. } | State::Review { .. } => {
                 Some(schedule.next(self.id, 0, now)).max(not_before)
             }
@@ -391,43 +430,45 @@ impl Entry {
         })
     }
 
+    fn remember(&mut self, why: Option<String>, event: &Event, now: Timestamp) {
+        let change = Change {
+            at: now,
+            attempt: self.attempt,
+            state: self.state.as_str().to_owned(),
+            why,
+            by: event.by().cloned(),
+        };
+        history::append(&mut self.history, change);
+    }
+
+    /// The command that this entry was made for, without its guards.
+    pub fn command(&self) -> Command {
+        Command {
+            caller: self.caller.clone(),
+            key: self.key.clone(),
+            operation: self.operation.clone(),
+            guards: crate::payment::Guards::default(),
+        }
+    }
+
     /// The mark by which the PSP's events are recognised as this entry's.
     pub fn tag(&self) -> Tag {
         Tag::derive(&self.caller, &self.key)
     }
 }
 
-impl Reading {
-    fn look(&mut self, finding: Finding, at: Timestamp, failed_events: &[String]) {
-        self.made = self.made.saturating_add(1);
-        for event in failed_events {
-            if !self.failed_events.contains(event) {
-                self.failed_events.push(event.clone());
-            }
-        }
-        self.streak = Some(match self.streak {
-            Some(streak) if streak.finding == finding => {
-                Streak { last: at.max(streak.last), count: streak.count.saturating_add(1), ..streak }
-            }
-            _ => Streak { finding, since: at, last: at, count: 1 },
-        });
-    }
+fn doubt(why: &str) -> State {
+    let why = format!("sent again, and an earlier attempt is in doubt as before: {why}");
+    State::InDoubt { why, pushback: false }
 }
 
-impl Schedule {
-    /// When to look after `made` looks in vain. The spread comes from the
-    /// operation's id, so that the same history gives the same times.
-    pub fn next(&self, id: OperationId, made: u32, now: Timestamp) -> Timestamp {
-        let index = usize::try_from(made).unwrap_or(usize::MAX);
-        let wait = self.first.get(index).copied().unwrap_or(self.then);
-        let entropy =
-            id.as_bytes().iter().skip(8).fold(u32::from(self.jitter_percent) + made, |sum, byte| {
-                sum.wrapping_mul(31).wrapping_add(u32::from(*byte))
-            });
-        let span = u32::from(self.jitter_percent) * 2;
-        let percent = (100 + entropy % (span + 1)).saturating_sub(u32::from(self.jitter_percent));
-        now + wait.saturating_mul(percent) / 100
-    }
+fn proposed(proposal: &Proposal) -> String {
+    format!("proposes {}: {}", proposal.decision.as_str(), proposal.reason)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]

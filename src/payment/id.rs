@@ -127,11 +127,21 @@ impl TransactionId {
     }
 }
 
+impl IdempotencyKey {
+    /// When the key was made, in milliseconds since 1970, if it is a `UUIDv7`
+    /// and so tells.
+    pub fn minted_at(&self) -> Option<i64> {
+        let id = Uuid::try_parse(&self.0).ok().filter(|id| id.get_version_num() == 7)?;
+        let (seconds, nanos) = id.get_timestamp()?.to_unix();
+        i64::try_from(seconds.checked_mul(1_000)?).ok()?.checked_add(i64::from(nanos / 1_000_000))
+    }
+}
+
 impl OperationId {
     /// A new id, made now.
     #[expect(clippy::new_without_default, reason = "each call makes another value")]
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        Self(crate::payment::fresh::uuid_v7())
     }
 
     /// The bytes, as journals keep them.

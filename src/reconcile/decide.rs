@@ -5,8 +5,16 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, Event, Finding, State, Streak};
-use crate::payment::outcome::{Decline, Reason};
-use crate::psp::{ReadError, judge::Verdict};
+use crate::payment::{
+    Action,
+    outcome::{Decline, Reason},
+};
+use crate::psp::{
+    ReadError,
+    judge::{Sought, Verdict, judge},
+    rules::check,
+    transaction::Transaction,
+};
 
 /// Empty reads that prove absence, once it can be proven.
 const EMPTY_READS: u32 = 2;
@@ -14,6 +22,9 @@ const EMPTY_READS: u32 = 2;
 const FAILED_READS: u32 = 3;
 /// Reads in vain, one after the other, before a transaction is unreadable.
 const UNREADABLE_READS: u32 = 10;
+
+/// Attempts that are sent again before their doubt is over.
+const RESENDS_MAX: u32 = 3;
 
 /// The times that make evidence.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +44,20 @@ pub struct Rules {
     pub accepted_review_after: Duration,
     /// Unreadable for this long is a case for a person.
     pub unreadable_review_after: Duration,
+    /// How long after the lease an attempt in doubt may be sent again, where
+    /// twice is harmless (T12).
+    pub resend_after: Duration,
+    /// Whether that goes for captures too: nobody can raise an authorization.
+    pub resend_captures: bool,
+}
+
+impl Rules {
+    /// From then on a request that is not to be seen cannot take effect: every
+    /// token is dead, what arrived before is applied or dead (A4), and reads
+    /// have caught up (A5).
+    fn for_good(&self, entry: &Entry) -> Timestamp {
+        entry.fence_at + self.settle_max + self.read_lag_max
+    }
 }
 
 /// Decides. `issued_at` is when the read was issued, not when it was answered.
@@ -48,6 +73,12 @@ pub fn decide(
         Ok(Verdict::Proven(proof)) => Event::Proven(proof),
         Ok(_) if in_review => looked(Finding::Contradiction, issued_at),
         Ok(Verdict::Contradicted(why)) => Event::Contradicted { why },
+        // Of a later attempt, perhaps because an earlier one is on its way.
+        Ok(Verdict::Declined(_) | Verdict::FailedUnclearly { .. })
+            if entry.resends > 0 && issued_at <= rules.for_good(entry) =>
+        {
+            looked(Finding::Absent, issued_at)
+        }
         Ok(Verdict::Declined(decline)) => Event::Refused(decline),
         Ok(Verdict::Accepted { request_id, partly }) => accepted(entry, request_id, partly, issued_at, rules),
         Ok(Verdict::FailedUnclearly { error, events }) => {
@@ -110,14 +141,13 @@ fn accepted(
 }
 
 /// Nothing of ours is to be seen. That proves something only when no request
-/// of ours can take effect any more: every token is dead, whatever arrived
-/// before is applied or dead (A4), and reads have caught up (A5). And never as
-/// long as the PSP itself does not know how the transaction stands.
+/// of ours can take effect any more, and never as long as the PSP itself does
+/// not know how the transaction stands.
 fn absent(entry: &Entry, undetermined: bool, issued_at: Timestamp, rules: &Rules) -> Event {
     let State::InDoubt { pushback, .. } = entry.state else {
         return too_long(entry, issued_at, rules).unwrap_or_else(|| looked(Finding::Absent, issued_at));
     };
-    let for_good = entry.fence_at + rules.settle_max + rules.read_lag_max;
+    let for_good = rules.for_good(entry);
     if undetermined {
         return if issued_at > for_good {
             let why = "no event of this operation, and the PSP does not know the transaction's status";
@@ -137,6 +167,37 @@ fn absent(entry: &Entry, undetermined: bool, issued_at: Timestamp, rules: &Rules
         return Event::NeverHappened { why: format!("{what}, and {} reads show nothing", streak.count) };
     }
     looked(finding, issued_at)
+}
+
+/// Whether an attempt in doubt may be sent again (T12), on a read that was
+/// issued at `issued_at` and shows nothing of ours. A void that lands twice
+/// voids once. Of two captures the second finds too little left, if both do not
+/// fit together and nobody raises the authorization. Two refunds may well fit.
+pub fn may_resend(
+    entry: &Entry,
+    event: &Event,
+    on: &Transaction,
+    issued_at: Timestamp,
+    rules: &Rules,
+) -> bool {
+    let absent = matches!(event, Event::Looked { finding: Finding::Absent, .. });
+    let doubted = matches!(entry.state, State::InDoubt { pushback: false, .. });
+    let harmless = match &entry.operation.action {
+        Action::Void => true,
+        Action::Capture(capture) => {
+            rules.resend_captures && capture.amount.minor().saturating_mul(2) > on.sums().capturable
+        }
+        Action::Refund(_) => false,
+    };
+    absent
+        && doubted
+        && harmless
+        && entry.resends < RESENDS_MAX
+        && issued_at >= entry.lease_until + rules.resend_after
+        && on.status != "UNKNOWN"
+        && judge(&Sought { ignored_events: &[], ..Sought::of(&entry.command(), &entry.tag()) }, on)
+            == (Verdict::Absent { undetermined: false })
+        && check(&entry.operation, on).is_ok()
 }
 
 fn too_long(entry: &Entry, issued_at: Timestamp, rules: &Rules) -> Option<Event> {

@@ -44,8 +44,20 @@ async fn room(received: Received) -> Room {
         partial_review_after: WAIT,
         accepted_review_after: WAIT,
         unreadable_review_after: Duration::from_hours(24),
+        resend_after: Duration::from_hours(24),
+        resend_captures: false,
     };
-    Room { read_back: ReadBack::new(conclude.clone(), rules, 1), conclude, entry, _directory: directory }
+    Room {
+        read_back: ReadBack::new(conclude.clone(), rules, never(), 1),
+        conclude,
+        entry,
+        _directory: directory,
+    }
+}
+
+/// Sends nothing again.
+fn never() -> Resend {
+    Arc::new(|_| Box::pin(async { None }))
 }
 
 #[tokio::test]

@@ -416,3 +416,45 @@ async fn a_guarded_key_that_the_journal_has_forgotten_is_found_at_the_psp() {
     let other = orders.capture_with("k2", guarded).await.unwrap_err();
     assert_eq!(other.reason(), "REMAINING_MISMATCH");
 }
+
+#[tokio::test]
+async fn a_void_that_was_lost_is_sent_again_because_twice_voids_once() {
+    let app = TestApp::start_with(|config| {
+        config.psp.attempt_timeout = Duration::from_millis(300);
+        config.exactly_once.send_window = Duration::from_millis(200);
+        config.exactly_once.lease_grace = Duration::from_millis(200);
+        config.exactly_once.resend_after = Duration::from_millis(200);
+        config.read_back.then_every = Duration::from_millis(100);
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    app.world.fault(json!({"operation": "void", "fault": "answer_lost_before_applying"})).await;
+    let unknown = orders.void("k", &card).await.unwrap_err();
+    assert_eq!(unknown.reason(), "OUTCOME_UNKNOWN");
+    let done = orders.settled("k", Succeeded).await;
+    // Long before the token of the first attempt is dead.
+    assert_eq!((done.attempt, app.posts(&card).await), (2, 2));
+    assert_eq!(app.moved(&card).await.iter().filter(|(kind, _)| kind == "void").count(), 1);
+}
+
+#[tokio::test]
+async fn a_refund_that_was_lost_is_never_sent_again_before_its_token_is_dead() {
+    let app = TestApp::start_with(|config| {
+        config.psp.attempt_timeout = Duration::from_millis(300);
+        config.exactly_once.send_window = Duration::from_millis(200);
+        config.exactly_once.lease_grace = Duration::from_millis(200);
+        config.exactly_once.resend_after = Duration::from_millis(100);
+        config.exactly_once.resend_captures = true;
+        config.read_back.then_every = Duration::from_millis(50);
+    })
+    .await;
+    let orders = app.orders().await;
+    let card = app.world.card().await;
+    orders.capture("c", &card, AMOUNT).await.unwrap();
+    app.world.fault(json!({"operation": "refund", "fault": "answer_lost_before_applying"})).await;
+    orders.refund("k", &card, AMOUNT).await.unwrap_err();
+    let reads = app.world.requests(&card).await.len() + 30;
+    eventually("it is read often", async || app.world.requests(&card).await.len() > reads).await;
+    assert_eq!((orders.operation("k").await.unwrap().attempt, app.posts(&card).await), (1, 2));
+}

@@ -4,13 +4,13 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, params, params_from_iter};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, State};
-use crate::journal::{Error, Written};
+use crate::journal::{Error, Filter, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// "payo": marks the file as ours.
@@ -27,12 +27,14 @@ CREATE TABLE IF NOT EXISTS operations (
     state          TEXT NOT NULL,
     open           INTEGER NOT NULL,
     revision       INTEGER NOT NULL,
+    created_at     INTEGER NOT NULL,
     next_read_at   INTEGER,
     record         TEXT NOT NULL,
     checksum       BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS operations_key  ON operations (caller, key);
 CREATE UNIQUE INDEX IF NOT EXISTS operations_slot ON operations (transaction_id) WHERE open = 1;
+CREATE INDEX IF NOT EXISTS operations_transaction ON operations (transaction_id);
 CREATE INDEX IF NOT EXISTS operations_due ON operations (next_read_at) WHERE next_read_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS checks (id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 ";
@@ -116,12 +118,60 @@ pub(super) fn due(connection: &Connection, now: Timestamp, most: usize) -> Resul
         .map_err(unavailable)
 }
 
+/// Entries that fit, the youngest first: ids sort by age.
+pub(super) fn list(
+    connection: &Connection,
+    filter: &Filter,
+    before: Option<OperationId>,
+    most: usize,
+) -> Result<Vec<Entry>, Error> {
+    let mut conditions = Vec::new();
+    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+    let mut wanted = |condition: &str, value: Box<dyn ToSql>| {
+        values.push(value);
+        conditions.push(condition.replace('?', &format!("?{}", values.len())));
+    };
+    if let Some(id) = before {
+        wanted("id < ?", Box::new(*id.as_bytes()));
+    }
+    if let Some(transaction) = &filter.transaction {
+        wanted("transaction_id = ?", Box::new(transaction.as_str().to_owned()));
+    }
+    if let Some(account) = &filter.account {
+        // An account's name has one length and no wildcard.
+        wanted("substr(transaction_id, 1, 9) = ?", Box::new(account.as_str().to_owned()));
+    }
+    if let Some(caller) = &filter.caller {
+        wanted("caller = ?", Box::new(caller.as_str().to_owned()));
+    }
+    if let Some(from) = filter.from {
+        wanted("created_at >= ?", Box::new(from.0));
+    }
+    if let Some(until) = filter.until {
+        wanted("created_at < ?", Box::new(until.0));
+    }
+    if !filter.states.is_empty() {
+        let states = filter.states.iter().map(|state| format!("'{state}'")).collect::<Vec<_>>().join(",");
+        conditions.push(format!("state IN ({states})"));
+    }
+    let conditions = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
+    let sql = format!(
+        "SELECT record, checksum FROM operations WHERE {conditions} ORDER BY id DESC LIMIT {}",
+        i64::try_from(most).unwrap_or(i64::MAX)
+    );
+    let mut statement = connection.prepare_cached(&sql).map_err(unavailable)?;
+    let rows = statement.query_map(params_from_iter(values), raw).map_err(unavailable)?;
+    rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
+}
+
 /// A damaged one is an error: who was its sender cannot be told.
 pub(super) fn started(connection: &Connection) -> Result<Vec<Entry>, Error> {
     let mut statement = connection
-        .prepare_cached("SELECT record, checksum FROM operations WHERE open = 1 AND state = ?1")
+        .prepare_cached("SELECT record, checksum FROM operations WHERE open = 1 AND state IN (?1, ?2)")
         .map_err(unavailable)?;
-    let rows = statement.query_map(params![State::Started.as_str()], raw).map_err(unavailable)?;
+    let rows = statement
+        .query_map(params![State::Started.as_str(), State::Resent.as_str()], raw)
+        .map_err(unavailable)?;
     rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
@@ -138,8 +188,8 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
     connection
         .prepare_cached(
             "INSERT INTO operations
-             (id, caller, key, transaction_id, state, open, revision, next_read_at, record, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             (id, caller, key, transaction_id, state, open, revision, created_at, next_read_at, record, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )
         .and_then(|mut statement| {
             statement.execute(params![
@@ -150,6 +200,7 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
                 entry.state.as_str(),
                 entry.state.is_open(),
                 signed(entry.revision),
+                entry.created_at.0,
                 entry.reading.next_at.map(|at| at.0),
                 record,
                 checksum,

@@ -80,6 +80,7 @@ fn states() -> Vec<State> {
         State::Succeeded(proof()),
         State::Declined(decline()),
         State::Review { why: why() },
+        State::Resent,
     ]
 }
 
@@ -89,6 +90,25 @@ fn retried(fence_at: Timestamp) -> Event {
 
 fn token_refused(fence_at: Timestamp) -> Event {
     Event::TokenRefused { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
+}
+
+fn resent(fence_at: Timestamp) -> Event {
+    Event::Resent { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
+}
+
+fn proposal() -> Proposal {
+    Proposal {
+        id: Uuid::new_v4(),
+        decision: Decision::Released,
+        reason: "the PSP's support says so".to_owned(),
+        by: "anna".parse().unwrap(),
+        at: LATER,
+    }
+}
+
+fn resolved(outcome: Resolved) -> Event {
+    let (confirmed_by, reason) = ("bo".parse().unwrap(), "I asked too".to_owned());
+    Event::Resolved(Box::new(Resolution { proposal: proposal(), confirmed_by, reason, outcome }))
 }
 
 fn looked(finding: Finding, at: Timestamp, failed_events: &[&str]) -> Event {
@@ -104,20 +124,25 @@ fn accepted(id: &str) -> Event {
 fn every_move_that_is_not_in_the_table_is_illegal() {
     let why = || "because".to_owned();
     // In the order of `states`; "-" is illegal, "=" changes nothing at all.
-    let table: Vec<(Event, [&str; 7])> = vec![
-        (retried(LATER), ["-", "-", "-", "started", "-", "-", "-"]), // T2
-        (token_refused(LATER), ["started", "-", "-", "-", "-", "-", "-"]), // T3, T2
-        (Event::NotSent { why: why() }, ["released", "-", "-", "-", "-", "-", "-"]), // T3
-        (Event::Refused(decline()), ["declined", "declined", "declined", "-", "-", "-", "-"]), // T4
-        (accepted("r"), ["accepted", "=", "accepted", "-", "-", "-", "-"]), // T5
-        (Event::doubted("lost"), ["in_doubt", "-", "-", "-", "-", "-", "-"]), // T6
+    let table: Vec<(Event, [&str; 8])> = vec![
+        (retried(LATER), ["-", "-", "-", "started", "-", "-", "-", "-"]), // T2
+        (token_refused(LATER), ["started", "-", "-", "-", "-", "-", "-", "-"]), // T3, T2
+        (Event::NotSent { why: why() }, ["released", "-", "-", "-", "-", "-", "-", "in_doubt"]), // T3
+        (Event::Refused(decline()), ["declined", "declined", "declined", "-", "-", "-", "-", "in_doubt"]), // T4
+        (accepted("r"), ["accepted", "=", "accepted", "-", "-", "-", "-", "accepted"]), // T5
+        (Event::doubted("lost"), ["in_doubt", "-", "-", "-", "-", "-", "-", "in_doubt"]), // T6
         (
             Event::Proven(proof()), // T7, T10
-            ["succeeded", "succeeded", "succeeded", "succeeded", "=", "review", "succeeded"],
+            ["succeeded", "succeeded", "succeeded", "succeeded", "=", "review", "succeeded", "succeeded"],
         ),
-        (Event::NeverHappened { why: why() }, ["-", "-", "released", "-", "-", "-", "-"]), // T8
-        (Event::Contradicted { why: why() }, ["review", "review", "review", "-", "-", "-", "-"]), // T9
-        (looked(Finding::Absent, NOW, &[]), ["-", "accepted", "in_doubt", "-", "-", "-", "review"]),
+        (Event::NeverHappened { why: why() }, ["-", "-", "released", "-", "-", "-", "-", "-"]), // T8
+        (Event::Contradicted { why: why() }, ["review", "review", "review", "-", "-", "-", "-", "review"]), // T9
+        (Event::Proposed(proposal()), ["-", "-", "-", "-", "-", "-", "review", "-"]),
+        (resolved(Resolved::Released), ["-", "-", "-", "-", "-", "-", "released", "-"]), // T11
+        (resolved(Resolved::Succeeded(proof())), ["-", "-", "-", "-", "-", "-", "succeeded", "-"]),
+        (resolved(Resolved::Declined(decline())), ["-", "-", "-", "-", "-", "-", "declined", "-"]),
+        (resent(LATER), ["-", "-", "resent", "-", "-", "-", "-", "-"]), // T12
+        (looked(Finding::Absent, NOW, &[]), ["-", "accepted", "in_doubt", "-", "-", "-", "review", "-"]),
     ];
     for (event, row) in table {
         for (state, expected) in states().iter().zip(row) {
@@ -132,6 +157,53 @@ fn every_move_that_is_not_in_the_table_is_illegal() {
 }
 
 #[test]
+fn what_is_sent_again_stays_as_doubtful_as_before_whatever_becomes_of_the_second_sending() {
+    let doubted = in_state(in_doubt());
+    let again = after(&doubted, &resent(NOW));
+    assert_eq!((again.attempt, again.resends, &again.state), (2, 1, &State::Resent));
+    // The tokens of both are dead only when the later one is.
+    assert_eq!(again.fence_at, doubted.fence_at);
+    for event in [Event::NotSent { why: "no".into() }, Event::Refused(decline()), Event::doubted("lost")] {
+        let doubted = after(&again, &event);
+        assert!(matches!(doubted.state, State::InDoubt { pushback: false, .. }), "{event:?}");
+        assert_eq!(doubted.resends, 1);
+    }
+    // The next retry after a release has nothing to do with it.
+    let released = after(&in_state(in_doubt()), &Event::NeverHappened { why: "fence".into() });
+    assert_eq!(after(&Entry { resends: 3, ..released }, &retried(LATER)).resends, 0);
+}
+
+#[test]
+fn the_history_tells_each_change_and_who_decided_it() {
+    let review = after(&entry(), &Event::Contradicted { why: "too much moved".to_owned() });
+    let proposed = after(&review, &Event::Proposed(proposal()));
+    assert!(proposed.proposal.is_some() && proposed.state == review.state);
+    let ended = after(&proposed, &resolved(Resolved::Released));
+    assert_eq!(ended.proposal, None);
+    let told: Vec<_> = ended
+        .history
+        .iter()
+        .map(|change| (change.state.as_str(), change.by.as_ref().map(CallerName::as_str)))
+        .collect();
+    let expected = [("started", None), ("review", None), ("review", Some("anna")), ("released", Some("bo"))];
+    assert_eq!(told, expected);
+    let why = ended.history.last().unwrap().why.as_deref();
+    assert_eq!(why, Some("anna: the PSP's support says so; confirmed by bo: I asked too"));
+}
+
+#[test]
+fn the_history_keeps_its_beginning_and_its_end_within_bounds() {
+    let mut released = after(&entry(), &Event::NotSent { why: "refused".to_owned() });
+    for _ in 0..100 {
+        let started = after(&released, &retried(LATER));
+        released = after(&started, &Event::NotSent { why: "refused".to_owned() });
+    }
+    assert_eq!(released.history.len(), history::CHANGES_MAX);
+    assert_eq!(released.history.first().unwrap().at, NOW);
+    assert_eq!(released.history.last().unwrap().attempt, 101);
+}
+
+#[test]
 fn an_illegal_move_says_which() {
     let illegal = State::Succeeded(proof()).next(&Event::Refused(decline())).unwrap_err();
     assert_eq!(illegal.to_string(), "an operation that is succeeded cannot be refused");
@@ -140,7 +212,7 @@ fn an_illegal_move_says_which() {
 #[test]
 fn what_is_open_holds_the_slot_and_what_is_final_does_not() {
     let open: Vec<_> = states().iter().filter(|s| s.is_open()).map(State::as_str).collect();
-    assert_eq!(open, ["started", "accepted", "in_doubt", "review"]);
+    assert_eq!(open, ["started", "accepted", "in_doubt", "review", "resent"]);
     let settled: Vec<_> = states().iter().filter(|s| s.is_final()).map(State::as_str).collect();
     assert_eq!(settled, ["succeeded", "declined"]);
 }

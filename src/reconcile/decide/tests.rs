@@ -21,6 +21,8 @@ const RULES: Rules = Rules {
     partial_review_after: Duration::from_mins(15),
     accepted_review_after: Duration::from_hours(7 * 24),
     unreadable_review_after: Duration::from_hours(24),
+    resend_after: Duration::from_mins(2),
+    resend_captures: false,
 };
 
 /// After it no request of ours can take effect, and reads have caught up.
