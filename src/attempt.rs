@@ -28,6 +28,9 @@ use crate::journal::{
 use crate::payment::{Command, Kind, fresh, outcome::Decline};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
 
+/// How long a caller waits whose key could not be looked up.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
 /// A command to be carried out, with the entry that a release left behind.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -102,6 +105,9 @@ where
         let Attempt { command, prior } = attempt;
         let once = match self.once(&command, prior).await? {
             Once::Received(entry, Received::Unauthorized) => self.again(&command, *entry).await?,
+            Once::Received(entry, Received::Unknown(_)) if wrong!(ResendOnTimeout) => {
+                self.again(&command, *entry).await?
+            }
             other => other,
         };
         match once {
@@ -121,9 +127,23 @@ where
 
     async fn once(&self, command: &Command, prior: Option<Entry>) -> Result<Once, Failure> {
         let Conclude { journal, psp, clock, schedule } = &self.conclude;
-        let checked = self.check(command, prior.as_ref()).await?;
-        let prepared = psp.prepare(command).await?;
+        let loss = journal.loss();
+        let (checked, prepared) = match self.ready(command, prior.as_ref()).await {
+            Ok(ready) => ready,
+            Err(failure) if prior.is_some() => return Err(failure),
+            // "Nothing was sent" would be false of a key that is forgotten.
+            Err(failure) => {
+                let forgotten = journal.tombstone(&command.caller, &command.key).await;
+                return Err(match forgotten.map_err(Failure::Journal)? {
+                    Some(tombstone) => Failure::KeyExpired(Some(tombstone.state)),
+                    None => failure,
+                });
+            }
+        };
 
+        if wrong!(SendBeforeRecord) {
+            drop(psp.send(psp.prepare(command).await?).await);
+        }
         let before = clock.boot();
         let now = clock.now();
         let fence_at = now + prepared.life_left();
@@ -145,6 +165,7 @@ where
         };
         match written {
             Written::Done => {}
+            Written::Stale if wrong!(RetryWithoutCompare) => {}
             Written::KeyTaken(_) | Written::Stale => return Ok(Once::Done(Attempted::Overtaken)),
             Written::Busy(other) => return Err(Failure::Busy(other)),
             Written::Forgotten(tombstone) => return Err(Failure::KeyExpired(Some(tombstone.state))),
@@ -154,7 +175,24 @@ where
             let entry = self.conclude.write(entry, &event).await?;
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
         }
+        if journal.loss() != loss {
+            // What was checked is not what there is now: the key may have been
+            // sent in what was lost. Reads decide.
+            let event = Event::doubted("the journal was lost before the sending");
+            let entry = self.conclude.write(entry, &event).await?;
+            return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
+        }
         self.launch(entry, prepared, before).await
+    }
+
+    /// Everything short of the first record.
+    async fn ready(
+        &self,
+        command: &Command,
+        prior: Option<&Entry>,
+    ) -> Result<(Checked, P::Prepared), Failure> {
+        let checked = self.check(command, prior).await?;
+        Ok((checked, self.conclude.psp.prepare(command).await?))
     }
 
     /// After a 401, which means that nothing was executed (A3, [D 2.2]): one
@@ -215,7 +253,15 @@ where
     async fn check(&self, command: &Command, prior: Option<&Entry>) -> Result<Checked, Failure> {
         let Conclude { journal, psp, clock, .. } = &self.conclude;
         let now = clock.now();
-        let forgotten = journal.loss().filter(|loss| match prior {
+        let minted_at = command.key.minted_at();
+        if prior.is_none()
+            && minted_at.is_some_and(|at| at < journal.remembers_since().0)
+            && !wrong!(ForgottenEarly)
+        {
+            return Err(Failure::KeyExpired(None));
+        }
+        let loss = if wrong!(LossUnnoticed) { None } else { journal.loss() };
+        let forgotten = loss.filter(|loss| match prior {
             None => !loss.is_before(&command.key, now),
             // It may have run again in what was lost.
             Some(released) => released.updated_at <= loss.at,
@@ -227,7 +273,13 @@ where
         if forgotten.is_none() && !is_void && command.guards == crate::payment::Guards::default() {
             return Ok(Checked::Send);
         }
-        look_before(psp, command, forgotten.is_some()).await
+        look_before(psp, command, forgotten.is_some()).await.map_err(|failure| match failure {
+            // What cannot be looked up may have happened: no new key is safe.
+            Failure::NotSent(..) if forgotten.is_some() => {
+                Failure::JournalLost { retry_after: LOOK_AGAIN_AFTER }
+            }
+            other => other,
+        })
     }
 
     /// Sends what is recorded, if it is not too late for that.
@@ -291,7 +343,12 @@ impl<J: Journal, P: Psp> Service<Flight<P::Prepared>> for Sender<J, P> {
         let conclude = self.conclude.clone();
         let (answer, received) = oneshot::channel();
         let sending = async move {
-            let received = conclude.psp.send(flight.prepared).await;
+            let mut prepared = flight.prepared;
+            if wrong!(TokenAtSend) {
+                let command = flight.entry.command();
+                prepared = conclude.psp.prepare(&command).await.unwrap_or(prepared);
+            }
+            let received = conclude.psp.send(prepared).await;
             if let Err(late) = answer.send(received) {
                 conclude.late(flight.entry, late).await;
             }

@@ -28,6 +28,12 @@ enum Source {
         boot: Duration,
     },
     Manual(Arc<Mutex<Manual>>),
+    /// The virtual time of a simulation, and what the clock showed at its start.
+    #[cfg(test)]
+    Simulated {
+        now: Timestamp,
+        start: tokio::time::Instant,
+    },
 }
 
 struct Manual {
@@ -47,6 +53,12 @@ impl Clock {
         Self(Source::Manual(Arc::new(Mutex::new(Manual { now, boot: Duration::from_secs(1_000) }))))
     }
 
+    /// A clock that shows `now` and then follows the runtime's virtual time.
+    #[cfg(test)]
+    pub(crate) fn simulated(now: Timestamp) -> Self {
+        Self(Source::Simulated { now, start: tokio::time::Instant::now() })
+    }
+
     /// The wall clock as it was when this clock was made, and the time since
     /// then. Somebody who sets the machine's clock moves no fence: a jump
     /// forward would make absence a proof too early.
@@ -54,6 +66,8 @@ impl Clock {
         match &self.0 {
             Source::System { now, boot } => *now + since_boot().saturating_sub(*boot),
             Source::Manual(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).now,
+            #[cfg(test)]
+            Source::Simulated { now, start } => *now + start.elapsed(),
         }
     }
 
@@ -63,6 +77,8 @@ impl Clock {
         match &self.0 {
             Source::System { .. } => since_boot(),
             Source::Manual(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).boot,
+            #[cfg(test)]
+            Source::Simulated { start, .. } => start.elapsed(),
         }
     }
 
@@ -81,6 +97,8 @@ impl fmt::Debug for Clock {
         f.write_str(match &self.0 {
             Source::System { .. } => "Clock(system)",
             Source::Manual(_) => "Clock(manual)",
+            #[cfg(test)]
+            Source::Simulated { .. } => "Clock(simulated)",
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::journal::{
 };
 use crate::payment::{
     Kind,
-    outcome::{Decline, PspError, Reason},
+    outcome::{Decline, Proof, PspError, Reason},
 };
 use crate::psp::{
     Psp, ReadError, Received,
@@ -83,7 +83,7 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
             Ok(Some(current)) => current,
             _ => entry,
         };
-        let of_another = current.attempt != attempt;
+        let of_another = current.attempt != attempt && !wrong!(JudgementWithoutAttempt);
         if of_another && !event.is_fact() {
             return;
         }
@@ -178,7 +178,21 @@ fn answered(entry: &Entry, transaction: &Transaction, accepted_request_id: Optio
     }
     let tag = entry.tag();
     let accepted = accepted_request_id.as_deref();
-    match judge(&Sought { accepted_request_id: accepted, ..sought(entry, &tag) }, transaction) {
+    let verdict = judge(&Sought { accepted_request_id: accepted, ..sought(entry, &tag) }, transaction);
+    let is_taken_for_yes = match accepted {
+        Some(_) => wrong!(AcceptedIsYes),
+        None => wrong!(OkIsYes),
+    };
+    if is_taken_for_yes {
+        return Event::Proven(Proof {
+            event_id: None,
+            amount: entry.operation.amount().map_or(0, crate::payment::Amount::minor),
+            event_time: None,
+            transaction_status: transaction.status.clone(),
+            sums: transaction.sums(),
+        });
+    }
+    match verdict {
         Verdict::Proven(proof) => Event::Proven(proof),
         Verdict::Declined(decline) => Event::Refused(decline),
         Verdict::Contradicted(why) => Event::Contradicted { why },

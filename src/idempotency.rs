@@ -6,11 +6,11 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
 };
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Layer, Service, ServiceExt as _};
 
 use crate::attempt::{Attempt, Attempted};
@@ -56,8 +56,15 @@ pub struct Idempotent<J, P, S> {
 }
 
 type Key = (CallerName, IdempotencyKey);
-type Ended = Option<Result<Answered, Failure>>;
-type Call = (Fingerprint, watch::Receiver<Ended>);
+
+/// A call that runs, as others see it.
+#[derive(Clone)]
+struct Call {
+    fingerprint: Fingerprint,
+    ended: Arc<OnceLock<Result<Answered, Failure>>>,
+    /// Cancelled when the call is over, however it ended.
+    over: CancellationToken,
+}
 
 /// The calls that run in this process now.
 #[derive(Clone, Default)]
@@ -67,12 +74,14 @@ struct Running(Arc<Mutex<HashMap<Key, Call>>>);
 struct Lead {
     running: Running,
     key: Key,
-    ended: watch::Sender<Ended>,
+    call: Call,
 }
 
 enum Place {
     Lead(Lead),
-    Join(watch::Receiver<Ended>),
+    Join(Call),
+    /// The running call has the same key and another meaning.
+    Behind(Call),
 }
 
 impl<J, P> IdempotencyLayer<J, P> {
@@ -104,18 +113,46 @@ where
 {
     async fn run(self, command: Command) -> Result<Answered, Failure> {
         let fingerprint = command.operation.fingerprint();
-        let lead = match self.running.enter(&command, fingerprint)? {
-            Place::Lead(lead) => lead,
-            Place::Join(mut ended) => {
-                // The sender is dropped only after it has sent, or by a defect.
-                let ended = ended.wait_for(Option::is_some).await.map_err(|_| Failure::Internal)?;
-                let answered = ended.clone().ok_or(Failure::Internal)??;
-                return Ok(Answered { replayed: true, ..answered });
+        let lead = loop {
+            match self.running.enter(&command, fingerprint) {
+                Place::Lead(lead) => break lead,
+                // The running call has the same key and another meaning. Whose the
+                // key is, the journal says when that call is over: it may come to
+                // nothing.
+                Place::Behind(call) => call.over.cancelled().await,
+                Place::Join(call) => {
+                    call.over.cancelled().await;
+                    // Missing only by a defect.
+                    let ended = call.ended.get().cloned().ok_or(Failure::Internal)?;
+                    return self.joined(&command, ended).await;
+                }
             }
         };
         let answered = self.alone(command, fingerprint).await;
-        lead.ended.send_replace(Some(answered.clone()));
+        // The first and only value.
+        drop(lead.call.ended.set(answered.clone()));
         answered
+    }
+
+    /// What a call that was joined came to may be old news, unless it is final:
+    /// meanwhile another replica may have begun, or ended it. It is said only if
+    /// it still holds.
+    async fn joined(&self, command: &Command, ended: Result<Answered, Failure>) -> Result<Answered, Failure> {
+        let is_final = ended.as_ref().is_ok_and(|answered| answered.entry.state.is_final());
+        if !is_final {
+            let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
+            match found {
+                Some(entry) if entry.fingerprint != command.operation.fingerprint() => {
+                    return Err(Failure::KeyReused(Some(entry.id)));
+                }
+                Some(entry) if entry.state.is_sending() => {
+                    return Err(Failure::InProgress(Some(Box::new(entry))));
+                }
+                Some(entry) if !matches!(entry.state, State::Released { .. }) => return Ok(replayed(entry)),
+                _ => {}
+            }
+        }
+        ended.map(|answered| Answered { replayed: true, ..answered })
     }
 
     /// No other call of this process runs the key now.
@@ -124,7 +161,7 @@ where
             let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
             let prior = match found {
                 None => None,
-                Some(entry) if entry.fingerprint != fingerprint => {
+                Some(entry) if entry.fingerprint != fingerprint && !wrong!(NoFingerprint) => {
                     return Err(Failure::KeyReused(Some(entry.id)));
                 }
                 Some(entry) => match entry.state {
@@ -181,23 +218,22 @@ where
 }
 
 impl Running {
-    fn enter(&self, command: &Command, fingerprint: Fingerprint) -> Result<Place, Failure> {
+    fn enter(&self, command: &Command, fingerprint: Fingerprint) -> Place {
         let key = (command.caller.clone(), command.key.clone());
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((theirs, ended)) = running.get(&key) {
-            if *theirs != fingerprint {
-                return Err(Failure::KeyReused(None));
-            }
-            return Ok(Place::Join(ended.clone()));
+        if let Some(call) = running.get(&key) {
+            let other = call.fingerprint != fingerprint && !wrong!(NoFingerprint);
+            return if other { Place::Behind(call.clone()) } else { Place::Join(call.clone()) };
         }
-        let (ended, watching) = watch::channel(None);
-        running.insert(key.clone(), (fingerprint, watching));
-        Ok(Place::Lead(Lead { running: self.clone(), key, ended }))
+        let call = Call { fingerprint, ended: Arc::default(), over: CancellationToken::new() };
+        running.insert(key.clone(), call.clone());
+        Place::Lead(Lead { running: self.clone(), key, call })
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
         self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.call.over.cancel();
     }
 }

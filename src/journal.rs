@@ -57,6 +57,17 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// Since when this journal cannot be trusted to know every key.
     fn loss(&self) -> Option<Loss>;
 
+    /// What is left of a key whose entry is forgotten.
+    fn tombstone(
+        &self,
+        caller: &CallerName,
+        key: &IdempotencyKey,
+    ) -> impl Future<Output = Result<Option<Tombstone>, Error>> + Send;
+
+    /// A key that was minted before then, and that the journal does not know,
+    /// may be one that it has forgotten.
+    fn remembers_since(&self) -> Timestamp;
+
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
 
@@ -178,7 +189,7 @@ pub async fn advance<J: Journal>(
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;
-        if entry.attempt != attempt && !event.is_fact() {
+        if entry.attempt != attempt && !event.is_fact() && !wrong!(JudgementWithoutAttempt) {
             return Ok(entry);
         }
         if entry.after(event, now, schedule).is_err() {

@@ -28,6 +28,21 @@
 //! open while the PSP is called; nothing below [`grpc`] knows a message of the
 //! wire; nothing above [`psp::dintero`] knows Dintero's JSON.
 
+/// Whether a wrong design is switched on: only the tests of the simulation can,
+/// to see that it would be caught. Anywhere else this is `false`.
+macro_rules! wrong {
+    ($design:ident) => {{
+        #[cfg(test)]
+        {
+            crate::wrong::is_on(crate::wrong::Design::$design)
+        }
+        #[cfg(not(test))]
+        {
+            false
+        }
+    }};
+}
+
 pub mod app;
 pub mod listener;
 pub mod inbound;
@@ -49,3 +64,21 @@ pub mod clock;
 pub mod config;
 pub mod telemetry;
 pub mod sandbox;
+
+#[cfg(test)]
+#[path = "../tests/simulation.rs"]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
+    clippy::collapsible_match,
+    clippy::duration_suboptimal_units,
+    reason = "a test fails by panicking, and a model is written for its readers"
+)]
+mod simulation;
+#[cfg(test)]
+#[path = "../tests/simulation/wrong.rs"]
+mod wrong;

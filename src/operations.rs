@@ -143,9 +143,14 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         }
         let name = Name::Key(command.key.clone());
         let caller = command.caller.clone();
+        let fingerprint = command.operation.fingerprint();
         let call = self.money.clone().oneshot(command);
         let Ok(answered) = tokio::time::timeout_at(patience.until, call).await else {
             return match self.find(&caller, &name).await? {
+                // The call had no time to find that out.
+                Some(entry) if entry.fingerprint != fingerprint && !wrong!(NoFingerprint) => {
+                    Err(Failure::KeyReused(Some(entry.id)))
+                }
                 // What is known is the answer, whatever else could be found out.
                 Some(entry) if entry.state.is_final() || matches!(entry.state, State::Accepted) => {
                     Ok(Answered { entry, replayed: true })

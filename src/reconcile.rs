@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::conclude::{Conclude, sought};
@@ -42,7 +42,7 @@ struct Shared<J, P> {
     scheduled: Arc<Semaphore>,
     /// Reads that a caller waits for: they do not queue behind the schedule.
     awaited: Semaphore,
-    looking: Mutex<HashMap<OperationId, watch::Receiver<()>>>,
+    looking: Mutex<HashMap<OperationId, CancellationToken>>,
 }
 
 impl<J: Journal, P: Psp> ReadBack<J, P> {
@@ -70,8 +70,13 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
 
     /// Reads back whatever is due, until stopped.
     pub async fn run(self, stop: CancellationToken) {
+        self.run_every(TICK, stop).await;
+    }
+
+    /// The same, asking the journal every `tick`.
+    pub async fn run_every(self, tick: Duration, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let free = self.shared.scheduled.available_permits();
@@ -108,23 +113,22 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
 
     async fn look_once(&self, entry: Entry) -> Entry {
         let id = entry.id;
-        let (ended, watching) = watch::channel(());
+        let over = CancellationToken::new();
         let other = {
             let mut looking = self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner);
             match looking.get(&id) {
                 Some(other) => Some(other.clone()),
                 None => {
-                    looking.insert(id, watching);
+                    looking.insert(id, over.clone());
                     None
                 }
             }
         };
-        if let Some(mut other) = other {
-            // Ends with an error when the other look is over, which is news.
-            drop(other.changed().await);
+        if let Some(other) = other {
+            other.cancelled().await;
             return self.current(entry).await;
         }
-        let _looking = Looking { shared: &self.shared, id, _ended: ended };
+        let _looking = Looking { shared: &self.shared, id, over };
         // A look that has just ended may have learned something, such as that
         // the PSP wants to be left alone.
         let entry = self.current(entry).await;
@@ -147,7 +151,8 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
                 return entry;
             }
             let why = "nothing was heard of the sender".to_owned();
-            entry = self.write(entry, &Event::doubted(why)).await;
+            let event = if wrong!(ResendAfterLease) { Event::NotSent { why } } else { Event::doubted(why) };
+            entry = self.write(entry, &event).await;
         }
         let issued_at = conclude.clock.now();
         // Not even for a caller who waits: the PSP asked to be left alone.
@@ -186,12 +191,13 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
 struct Looking<'a, J, P> {
     shared: &'a Shared<J, P>,
     id: OperationId,
-    _ended: watch::Sender<()>,
+    over: CancellationToken,
 }
 
 impl<J, P> Drop for Looking<'_, J, P> {
     fn drop(&mut self) {
         self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.over.cancel();
     }
 }
 

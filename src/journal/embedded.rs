@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::{Entry, Event, Schedule};
-use crate::journal::{Error, Filter, Journal, Loss, Written, embedded::hub::Hub};
+use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written, embedded::hub::Hub};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// Most writes that share one commit.
@@ -209,6 +209,14 @@ impl Journal for Embedded {
     ) -> Result<Vec<Entry>, Error> {
         let filter = filter.clone();
         self.read(move |connection| rows::list(connection, &filter, before, most)).await
+    }
+
+    async fn tombstone(&self, _: &CallerName, _: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
+        Ok(None)
+    }
+
+    fn remembers_since(&self) -> Timestamp {
+        Timestamp(i64::MIN)
     }
 
     fn loss(&self) -> Option<Loss> {

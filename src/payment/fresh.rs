@@ -33,7 +33,6 @@ pub(crate) mod seeded {
     }
 
     /// From now on this thread's names follow from `seed`; none ends that.
-    #[expect(dead_code, reason = "the simulation is not here yet")]
     pub(crate) fn set(seed: Option<u64>) {
         STATE.set(seed);
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::config::{Account, Psp as Settings};
-use crate::payment::{Command, id::AccountId, id::TransactionId};
+use crate::payment::{Command, id::AccountId, id::TransactionId, outcome::PspError};
 use crate::psp::dintero::token::{Token, Tokens};
 use crate::psp::dintero::transport::{Transport, TransportError};
 use crate::psp::transaction::Transaction;
@@ -153,6 +153,9 @@ impl<T: Transport> Psp for Dintero<T> {
         let received = match self.shared.transport.send(request, wait).await {
             Ok(answer) => understand(&answer),
             Err(TransportError::NotSent(why)) => Received::NotSent(why),
+            Err(TransportError::Unknown(why)) if wrong!(ResendOnIncomplete) && why.contains("incomplete") => {
+                Received::NotSent(why)
+            }
             Err(TransportError::Unknown(why)) => Received::Unknown(why),
         };
         if received == Received::Unauthorized
@@ -234,6 +237,9 @@ fn understand(answer: &Response<Bytes>) -> Received {
         },
         StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => {
             Received::Pushback { http_status: status.as_u16(), retry_after: retry_after(answer.headers()) }
+        }
+        status if status.is_server_error() && wrong!(ServerErrorIsNo) => {
+            Received::Refused(PspError { http_status: Some(status.as_u16()), ..PspError::default() })
         }
         // 503 is described as "Conflict" on capture [D 3.5] and says nothing
         // about what happened; redirects and the rest say even less.

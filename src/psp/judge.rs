@@ -222,6 +222,9 @@ fn judge_failed(sought: &Sought<'_>, ours: &[&Event], transaction: &Transaction)
 /// Whether the event carries the command's mark. A capture or refund carries it
 /// in its reference; a void has only the user agent [D 5.2].
 fn marked(sought: &Sought<'_>, event: &Event) -> bool {
+    if wrong!(MatchByAmount) {
+        return event.amount == sought.amount;
+    }
     match sought.kind {
         Kind::Capture | Kind::Refund => {
             event.event_reference.as_deref().is_some_and(|reference| sought.tag.marks(reference))

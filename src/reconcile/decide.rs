@@ -56,6 +56,9 @@ impl Rules {
     /// token is dead, what arrived before is applied or dead (A4), and reads
     /// have caught up (A5).
     fn for_good(&self, entry: &Entry) -> Timestamp {
+        if wrong!(NoFence) {
+            return Timestamp(0);
+        }
         entry.fence_at + self.settle_max + self.read_lag_max
     }
 }
@@ -148,6 +151,9 @@ fn absent(entry: &Entry, undetermined: bool, issued_at: Timestamp, rules: &Rules
         return too_long(entry, issued_at, rules).unwrap_or_else(|| looked(Finding::Absent, issued_at));
     };
     let for_good = rules.for_good(entry);
+    if wrong!(AbsenceIsNo) {
+        return Event::NeverHappened { why: "it is not to be seen".to_owned() };
+    }
     if undetermined {
         return if issued_at > for_good {
             let why = "no event of this operation, and the PSP does not know the transaction's status";
@@ -187,7 +193,9 @@ pub fn may_resend(
         Action::Capture(capture) => {
             rules.resend_captures && capture.amount.minor().saturating_mul(2) > on.sums().capturable
         }
-        Action::Refund(_) => false,
+        Action::Refund(refund) => {
+            wrong!(RefundResent) && refund.amount.minor().saturating_mul(2) > on.sums().refundable
+        }
     };
     absent
         && doubted
