@@ -2,6 +2,7 @@
 //! sends anything that could move money.
 
 pub mod decide;
+pub mod hint;
 
 use std::{
     collections::HashMap,
