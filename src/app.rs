@@ -1,9 +1,9 @@
 //! The composition root: the one room that knows all the others. Builds the
 //! boundary from a configuration, serves it, and drains it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tower::{
@@ -31,7 +31,8 @@ use crate::listener;
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
-use crate::reconcile::{ReadBack, decide::Rules};
+use crate::reconcile::{ReadBack, decide::Rules, hint::Hints};
+use crate::webhook;
 
 /// The service whose readiness is told by name.
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
@@ -53,6 +54,9 @@ pub enum Error {
     /// The PSP client could not be made.
     #[error("the PSP client cannot be made: {0}")]
     Client(String),
+    /// The webhook's address cannot be listened on.
+    #[error("webhook.listen: cannot listen on {0}: {1}; give an address that is free")]
+    Webhook(SocketAddr, #[source] io::Error),
     /// The server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -73,6 +77,10 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let schedule = schedule(&config.read_back);
     let callers = CallersFile::open(&config.callers.file).map_err(Error::Configuration)?;
     let callers = Arc::new(callers);
+    let webhook = match config.webhook.listen {
+        None => None,
+        Some(address) => Some(webhook::bind(address).await.map_err(|error| Error::Webhook(address, error))?),
+    };
     let journal = Embedded::open(&config.journal.directory, clock.now(), &schedule)?;
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
     let psp =
@@ -92,6 +100,8 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let operations = Operations::new(conclude, read_back.clone(), &limits, tasks.clone(), stop.clone());
     let health = Health::new(&[SERVICE], stop.clone());
 
+    let hints = Hints::new(read_back.clone(), config.read_back.in_flight_max, background.clone());
+    let receiving = webhook.map(|listener| receive(config, listener, &hints, &background, &stop));
     let reconciling = tokio::spawn(read_back.run(background.clone()));
     tokio::spawn(Arc::clone(&callers).follow(background.clone()));
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
@@ -129,9 +139,35 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     }
     background.cancel();
     // The journal keeps whatever a read was about to find out.
-    drop(tokio::time::timeout(Duration::from_secs(1), reconciling).await);
+    let reading = async {
+        drop(reconciling.await);
+        if let Some(receiving) = receiving {
+            drop(receiving.await);
+        }
+        hints.ended().await;
+    };
+    drop(tokio::time::timeout(Duration::from_secs(1), reading).await);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Receives webhooks until `stop`, and has what they are about read back.
+fn receive(
+    config: &Config,
+    listener: TcpListener,
+    hints: &Hints<Embedded, Client>,
+    background: &CancellationToken,
+    stop: &CancellationToken,
+) -> JoinHandle<Option<()>> {
+    let accounts = config.accounts.iter().map(|account| account.id.clone()).collect();
+    let hints = hints.clone();
+    let receiver = webhook::Receiver::new(config.webhook.clone(), accounts, move |transaction| {
+        hints.take(transaction);
+    });
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(listen = %address, path = config.webhook.path, "receiving webhooks");
+    }
+    tokio::spawn(background.clone().run_until_cancelled_owned(receiver.serve(listener, stop.clone())))
 }
 
 fn router(

@@ -58,6 +58,8 @@ pub struct Config {
     pub exactly_once: ExactlyOnce,
     /// How outcomes in doubt are read back.
     pub read_back: ReadBack,
+    /// Where the PSP tells of changes.
+    pub webhook: Webhook,
     /// What is logged, and how.
     pub log: Log,
     /// Each key, as it was read.
@@ -181,6 +183,21 @@ pub struct ReadBack {
     pub jitter_percent: u8,
     /// The reads under way at the same time.
     pub in_flight_max: usize,
+}
+
+/// Where the PSP tells of changes: off unless `listen` is given.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// The address and port of a listener of its own.
+    pub listen: Option<SocketAddr>,
+    /// The path that deliveries are posted to.
+    pub path: String,
+    /// What deliveries are signed with, one secret a line [D 10.1]; given whenever `listen` is.
+    pub secret: Option<Source>,
+    /// How long the head of a delivery may take to arrive, and then its body.
+    pub message_timeout: Duration,
+    /// The open connections.
+    pub connections_max: usize,
 }
 
 /// What is logged, and how.
@@ -315,6 +332,7 @@ impl Config {
             accounts: keys::accounts(reader),
             exactly_once: ExactlyOnce::read(reader),
             read_back: ReadBack::read(reader),
+            webhook: Webhook::read(reader),
             log: Log::read(reader),
             settings: reader.settings.clone(),
         }

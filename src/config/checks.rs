@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     durations(config, reader);
     sandbox_only(config, reader);
     schedule(config, reader);
+    webhook(config, reader);
     files(config, reader);
 }
 
@@ -104,6 +105,34 @@ fn schedule(config: &Config, reader: &mut Reader) {
         let (every, last) = (show_duration(read_back.then_every), show_duration(*last));
         let problem = format!("{every} is shorter than the last wait of read_back.schedule ({last})");
         reader.mistakes.add("read_back.then_every", problem, "raise it, or shorten the schedule");
+    }
+}
+
+/// Anybody can post to a listener without a secret; a secret without a listener does nothing.
+fn webhook(config: &Config, reader: &mut Reader) {
+    let (listen, secret) = ("webhook.listen", "webhook.secret_file");
+    if !sound(reader, &[listen, secret]) {
+        return;
+    }
+    match (&config.webhook.listen, &config.webhook.secret) {
+        (Some(address), _) if *address == config.server.listen && address.port() != 0 => {
+            reader.mistakes.add(listen, "is server.listen", "give it a port of its own");
+        }
+        (Some(_), None) => {
+            let remedy =
+                "set it or PAYOPS_WEBHOOK_SECRET to what Dintero signs with, or remove webhook.listen";
+            reader.mistakes.add(secret, "is missing: nobody's webhook could be told from Dintero's", remedy);
+        }
+        (None, Some(_)) => {
+            let problem = "is missing, and webhook.secret_file is set: no webhook would be received";
+            reader.mistakes.add(listen, problem, "give an address, or remove the secret");
+        }
+        _ => {}
+    }
+    // The path is not shown: people do put the secret itself there.
+    if let Some(Err(error)) = config.webhook.secret.as_ref().map(Source::read_list) {
+        let remedy = "let it name a readable file with one secret a line, 16 at most";
+        reader.mistakes.add(secret, format!("its file cannot be used ({error})"), remedy);
     }
 }
 

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source,
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source, Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -107,6 +107,37 @@ impl ReadBack {
             in_flight_max: reader.number("read_back.in_flight_max", 4, 1..=256),
         }
     }
+}
+
+impl Webhook {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            listen: reader.address_if_any("webhook.listen"),
+            path: reader.text("webhook.path", "/webhooks/dintero", path_prefix),
+            secret: webhook_secret(reader),
+            message_timeout: reader.duration("webhook.message_timeout", s(10), &(ms(100)..=m(1))),
+            connections_max: reader.number("webhook.connections_max", 64, 1..=4096),
+        }
+    }
+}
+
+/// As the credentials of an account: from a file or from a variable, not from both.
+fn webhook_secret(reader: &mut Reader) -> Option<Source> {
+    let (key, variable) = ("webhook.secret_file", "PAYOPS_WEBHOOK_SECRET");
+    let Some(Found { text, origin }) = reader.variable(variable) else {
+        return reader.path(key).map(Source::File);
+    };
+    let before = reader.settings.len();
+    let both = reader.path(key).is_some();
+    reader.settings.truncate(before);
+    reader.remember(key, "set from the environment".to_owned(), None, origin);
+    if both {
+        let problem = format!("comes from a file and from {variable}");
+        reader.mistakes.add(key, problem, "keep secret_file or the variable");
+    } else if text.trim().is_empty() {
+        reader.mistakes.add(key, format!("is empty (in {variable})"), "give the value, or remove it");
+    }
+    Some(Source::Value(SecretString::from(text)))
 }
 
 impl Log {
