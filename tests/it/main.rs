@@ -28,3 +28,4 @@ mod sandbox;
 mod serving;
 mod tidy;
 mod tls;
+mod webhook;

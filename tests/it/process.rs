@@ -333,3 +333,54 @@ async fn callers_change_without_a_restart() {
         .await;
     new.transaction(demo).await.unwrap();
 }
+
+/// How many sockets a process listens on.
+fn listeners(child: &Child) -> usize {
+    let id = child.id().expect("it runs");
+    let open: Vec<String> = fs::read_dir(format!("/proc/{id}/fd"))
+        .unwrap()
+        .filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{id}/net/tcp")).unwrap();
+    let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // 0A is LISTEN; the tenth field names the socket.
+    fields.filter(|row| row[3] == "0A" && open.contains(&format!("socket:[{}]", row[9]))).count()
+}
+
+#[tokio::test]
+async fn webhooks_are_received_on_an_address_of_their_own_and_only_where_one_is_given() {
+    let place = Place::new().await;
+    let mut without = place.serve().await;
+    assert_eq!(listeners(&without), 1);
+    signal(&without, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut without).await.code(), Some(0));
+
+    let config = fs::read_to_string(place.path("payops.toml")).unwrap();
+    let webhook = |address: SocketAddr| {
+        let section = format!("[webhook]\nlisten = \"{address}\"\nsecret_file = \"webhook_secret\"\n");
+        place.write("payops.toml", &(section + &config));
+    };
+    place.write("webhook_secret", "hunter2\n");
+    // The port for callers of another payops, say.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    webhook(taken.local_addr().unwrap());
+    let refused = run(&["serve", "--config", place.path("payops.toml").to_str().unwrap()]).await;
+    assert_eq!(refused.status.code(), Some(69));
+    assert!(text(&refused.stderr).contains("webhook.listen: cannot listen on"), "{}", text(&refused.stderr));
+
+    let address = free_address();
+    webhook(address);
+    let mut with = place.serve().await;
+    assert_eq!(listeners(&with), 2);
+    let url = format!("http://{address}/webhooks/dintero");
+    let sign = |secret: &str| crate::sandbox::webhooks::sign(secret, b"{}");
+    for (signature, status) in [(sign("hunter2"), 200), (sign("guessed"), 401)] {
+        let request = place.world.client.post(&url).header("event-signature", signature).body("{}");
+        assert_eq!(request.send().await.unwrap().status(), status);
+    }
+    signal(&with, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut with).await.code(), Some(0));
+    let log = place.log();
+    assert!(log.contains("receiving webhooks") && log.contains("a webhook was refused"), "{log}");
+    assert!(!log.contains("hunter2"), "the secret is in the log");
+}

@@ -98,6 +98,12 @@ impl Room {
         Self { hints, read_back, conclude, psp, entry, stop, _directory: directory }
     }
 
+    /// Nothing is looked at again but upon a hint.
+    fn without_following_up(mut self) -> Self {
+        Arc::get_mut(&mut self.hints.shared).unwrap().look_again = [WAIT; 2];
+        self
+    }
+
     async fn answered(&self, received: Received) -> Entry {
         self.conclude.record(self.entry.clone(), received).await.unwrap()
     }
@@ -153,8 +159,8 @@ async fn a_hint_that_is_faster_than_the_answer_waits_for_it() {
     room.psp.fake.show(Ok(transaction("AUTHORIZATION_VOIDED", vec![])));
     room.hint();
     eventually(async || room.followed() == 1).await;
-    // The sender may still hear of it: nobody takes its place.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // The sender may still hear of it: nobody takes its place, for longer than what is looked at is followed up.
+    tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!((room.state().await, room.psp.fake.reads()), ("started", 0));
     room.answered(lost()).await;
     eventually(async || room.state().await == "succeeded").await;
@@ -174,7 +180,7 @@ async fn a_hint_about_what_its_answer_settles_reads_nothing() {
 
 #[tokio::test]
 async fn hints_share_a_read_and_those_that_come_during_one_share_the_next() {
-    let room = Room::shut().await;
+    let room = Room::shut().await.without_following_up();
     room.answered(lost()).await;
     room.hint();
     room.issued(1).await;
@@ -193,7 +199,7 @@ async fn hints_share_a_read_and_those_that_come_during_one_share_the_next() {
 
 #[tokio::test]
 async fn a_read_that_somebody_else_began_before_the_hint_does_not_answer_it() {
-    let room = Room::shut().await;
+    let room = Room::shut().await.without_following_up();
     let open = room.answered(lost()).await;
     let other = tokio::spawn({
         let read_back = room.read_back.clone();
