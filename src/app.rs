@@ -12,7 +12,7 @@ use tower::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth::AuthLayer;
+use crate::auth::{AuthLayer, Permission};
 use crate::callers::CallersFile;
 use crate::clock::Clock;
 use crate::conclude::Conclude;
@@ -21,8 +21,10 @@ use crate::grpc::{
     Adapter, Waits,
     pb::{
         DESCRIPTORS, health::health_server::HealthServer,
+        operation_review_service_server::OperationReviewServiceServer,
         payment_operations_service_server::PaymentOperationsServiceServer,
     },
+    review::ReviewAdapter,
 };
 use crate::health::Health;
 use crate::inbound::InboundLayer;
@@ -32,9 +34,12 @@ use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
 use crate::reconcile::{ReadBack, decide::Rules};
+use crate::review::Reviews;
 
-/// The service whose readiness is told by name.
+/// The service that moves money, whose readiness is told by name.
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
+/// The service for persons, whose readiness is told by name.
+pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
 
 /// How often readiness is looked at.
 const READINESS_EVERY: Duration = Duration::from_millis(500);
@@ -94,14 +99,16 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
         limits.resend(&conclude),
         config.read_back.in_flight_max,
     );
+    let settles = config.exactly_once.settle_max.saturating_add(config.exactly_once.read_lag_max);
+    let reviews = Reviews::new(conclude.clone(), settles, stop.clone());
     let operations = Operations::new(conclude, read_back.clone(), &limits, tasks.clone(), stop.clone());
-    let health = Health::new(&[SERVICE], stop.clone());
+    let health = Health::new(&[SERVICE, REVIEW_SERVICE], stop.clone());
 
     let reconciling = tokio::spawn(read_back.run(background.clone()));
     tokio::spawn(Arc::clone(&callers).follow(background.clone()));
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
-    let router = router(config, operations, callers, health.clone())?;
+    let router = router(config, operations, reviews, &callers, health.clone())?;
     let connections = listener::connections(listener, config.server.connections_max, stop.clone());
     let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
@@ -142,14 +149,20 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
 fn router(
     config: &Config,
     operations: Operations<Embedded, Client>,
-    callers: Arc<CallersFile>,
+    reviews: Reviews<Embedded, Client>,
+    callers: &Arc<CallersFile>,
     health: Health,
 ) -> Result<Router, Error> {
     let server = &config.server;
     let waits = Waits { default: server.wait_default, max: server.wait_max };
     let service = PaymentOperationsServiceServer::new(Adapter::new(operations, waits, server.watch_max))
         .max_decoding_message_size(server.message_bytes_max);
-    let service = ServiceBuilder::new().layer(AuthLayer::new(callers)).service(service);
+    let review = ReviewAdapter::new(reviews, waits, server.watch_max);
+    let review =
+        OperationReviewServiceServer::new(review).max_decoding_message_size(server.message_bytes_max);
+    let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(Arc::clone(callers), may));
+    let service = admit(Permission::Known).service(service);
+    let review = admit(Permission::Review).service(review);
     let mut router = Server::builder()
         .http2_max_header_list_size(server.header_bytes_max)
         .max_concurrent_streams(server.concurrent_streams_max)
@@ -159,6 +172,7 @@ fn router(
         .layer(CatchPanicLayer::custom(PanicAnswer))
         .layer(InboundLayer { message_timeout: server.message_timeout })
         .add_service(service)
+        .add_service(review)
         .add_service(HealthServer::new(health));
     if server.reflection {
         let reflection = || {

@@ -24,6 +24,7 @@ mod exactly_once;
 mod money;
 mod process;
 mod readme;
+mod review;
 mod sandbox;
 mod serving;
 mod tidy;

@@ -26,12 +26,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "operations",
             "psp",
             "reconcile",
+            "review",
         ],
     ),
     ("inbound", &["failure", "grpc"]),
     ("auth", &["callers", "grpc", "payment"]),
     ("health", &["grpc"]),
-    ("grpc", &["clock", "conclude", "failure", "idempotency", "journal", "operations", "payment", "psp"]),
+    (
+        "grpc",
+        &["clock", "conclude", "failure", "idempotency", "journal", "operations", "payment", "psp", "review"],
+    ),
     (
         "operations",
         &[
@@ -50,6 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("idempotency", &["attempt", "failure", "journal", "payment", "psp", "reconcile"]),
     ("attempt", &["conclude", "failure", "journal", "payment", "psp"]),
     ("reconcile", &["clock", "conclude", "journal", "payment", "psp"]),
+    ("review", &["clock", "conclude", "journal", "payment", "psp"]),
     ("conclude", &["clock", "failure", "journal", "payment", "psp"]),
     ("failure", &["journal", "payment", "psp"]),
     ("journal", &["clock", "payment"]),

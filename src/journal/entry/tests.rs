@@ -98,7 +98,7 @@ fn resent(fence_at: Timestamp) -> Event {
 
 fn proposal() -> Proposal {
     Proposal {
-        id: Uuid::new_v4(),
+        id: Uuid::from_u128(7),
         decision: Decision::Released,
         reason: "the PSP's support says so".to_owned(),
         by: "anna".parse().unwrap(),
@@ -108,7 +108,13 @@ fn proposal() -> Proposal {
 
 fn resolved(outcome: Resolved) -> Event {
     let (confirmed_by, reason) = ("bo".parse().unwrap(), "I asked too".to_owned());
-    Event::Resolved(Box::new(Resolution { proposal: proposal(), confirmed_by, reason, outcome }))
+    Event::Resolved(Box::new(Resolution {
+        proposal: proposal(),
+        confirmed_by,
+        reason,
+        against: None,
+        outcome,
+    }))
 }
 
 fn looked(finding: Finding, at: Timestamp, failed_events: &[&str]) -> Event {
@@ -178,6 +184,13 @@ fn the_history_tells_each_change_and_who_decided_it() {
     let review = after(&entry(), &Event::Contradicted { why: "too much moved".to_owned() });
     let proposed = after(&review, &Event::Proposed(proposal()));
     assert!(proposed.proposal.is_some() && proposed.state == review.state);
+    let other = after(&review, &Event::Proposed(Proposal { id: Uuid::from_u128(8), ..proposal() }));
+    for unlike in [&review, &other] {
+        assert!(
+            unlike.after(&resolved(Resolved::Released), LATER, &schedule()).is_err(),
+            "nobody proposed that"
+        );
+    }
     let ended = after(&proposed, &resolved(Resolved::Released));
     assert_eq!(ended.proposal, None);
     let told: Vec<_> = ended
