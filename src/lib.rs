@@ -21,8 +21,9 @@
 //! ```
 //!
 //! Beside that path: [`reconcile`] reads back what is in doubt, [`review`]
-//! shows persons what it cannot decide and lets two of them, [`health`] tells the truth about readiness, [`sandbox`] is a Dintero to try it with.
-//! [`app`] is the one room that knows all the others.
+//! shows persons what it cannot decide and lets two of them, [`health`] tells
+//! the truth about readiness, [`sandbox`] is a Dintero to try it with. [`cli`]
+//! is a client, and [`app`] the one room that knows all the others.
 //!
 //! Absent on purpose: nothing repeats a POST; no transaction of the journal is
 //! open while the PSP is called; nothing below [`grpc`] knows a message of the
@@ -49,4 +50,5 @@ pub mod payment;
 pub mod clock;
 pub mod config;
 pub mod telemetry;
+pub mod cli;
 pub mod sandbox;

@@ -464,15 +464,17 @@ async fn a_watcher_sees_each_change_and_each_step_of_a_person() {
     let message = pb::WatchOperationRecordRequest { operation_id: id.clone() };
     let watched = anna.client.clone().watch_operation_record(anna.request(message)).await.unwrap();
     let mut watched = watched.into_inner();
-    let first = watched.next().await.unwrap().unwrap().record.unwrap();
+    let mut next =
+        async || tokio::time::timeout(Duration::from_secs(10), watched.next()).await.expect("a change");
+    let first = next().await.unwrap().unwrap().record.unwrap();
     assert_eq!((first.operation.unwrap().state(), first.proposal), (InReview, None));
     let proposal = anna.propose(&id, OperationDecision::Succeeded, "it moved").await.unwrap();
-    let proposed = watched.next().await.unwrap().unwrap().record.unwrap();
+    let proposed = next().await.unwrap().unwrap().record.unwrap();
     assert_eq!(proposed.proposal.unwrap().proposal_id, proposal);
     ben.confirm(&id, &proposal, "it did").await.unwrap();
-    let ended = watched.next().await.unwrap().unwrap().record.unwrap();
+    let ended = next().await.unwrap().unwrap().record.unwrap();
     assert_eq!(ended.operation.unwrap().state(), Succeeded);
-    assert!(watched.next().await.is_none(), "nothing more will come");
+    assert!(next().await.is_none(), "nothing more will come");
 }
 
 /// A permission that is taken away ends with the next call; the money RPCs never need it.

@@ -61,6 +61,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("psp", &["clock", "config", "payment"]),
     ("callers", &["config"]),
     ("telemetry", &["config"]),
+    // A client of the contract, like any other.
+    ("cli", &["clock", "config", "grpc"]),
     ("config", &["payment"]),
     ("payment", &[]),
     ("clock", &[]),
