@@ -26,6 +26,7 @@ mod operations_cli;
 mod process;
 mod readme;
 mod review;
+mod runbook;
 mod sandbox;
 mod serving;
 mod tidy;
