@@ -26,12 +26,17 @@ use crate::grpc::{
 };
 use crate::health::Health;
 use crate::inbound::InboundLayer;
-use crate::journal::{Journal as _, embedded::Embedded, entry::Schedule};
+use crate::journal::{
+    Journal as _,
+    embedded::{self, Embedded},
+    entry::Schedule,
+};
 use crate::listener;
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
 use crate::reconcile::{ReadBack, decide::Rules};
+use crate::retention;
 
 /// The service whose readiness is told by name.
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
@@ -73,7 +78,7 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let schedule = schedule(&config.read_back);
     let callers = CallersFile::open(&config.callers.file).map_err(Error::Configuration)?;
     let callers = Arc::new(callers);
-    let journal = Embedded::open(&config.journal.directory, clock.now(), &schedule)?;
+    let journal = Embedded::open(&journal_settings(config), &clock, &schedule)?;
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
     let psp =
         Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
@@ -98,6 +103,8 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let health = Health::new(&[SERVICE], stop.clone());
 
     let reconciling = tokio::spawn(read_back.run(background.clone()));
+    let forgetting = retention::run(journal.clone(), config.journal.retention, background.clone());
+    let forgetting = tokio::spawn(forgetting);
     tokio::spawn(Arc::clone(&callers).follow(background.clone()));
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
@@ -134,7 +141,7 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     }
     background.cancel();
     // The journal keeps whatever a read was about to find out.
-    drop(tokio::time::timeout(Duration::from_secs(1), reconciling).await);
+    drop(tokio::time::timeout(Duration::from_secs(1), async { tokio::join!(reconciling, forgetting) }).await);
     tracing::info!("stopped");
     Ok(())
 }
@@ -222,6 +229,19 @@ async fn broken(journal: &Embedded) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     while !journal.is_broken() {
         tick.tick().await;
+    }
+}
+
+fn journal_settings(config: &Config) -> embedded::Settings {
+    let Config { journal, exactly_once, .. } = config;
+    embedded::Settings {
+        directory: journal.directory.clone(),
+        new: journal.new,
+        generation: journal.generation,
+        retention: journal.retention,
+        loss_quiet: exactly_once.loss_quiet,
+        loss_fence: exactly_once.loss_fence,
+        key_clock_leeway: exactly_once.key_clock_leeway,
     }
 }
 

@@ -215,6 +215,10 @@ where
     async fn check(&self, command: &Command, prior: Option<&Entry>) -> Result<Checked, Failure> {
         let Conclude { journal, psp, clock, .. } = &self.conclude;
         let now = clock.now();
+        let minted_at = command.key.minted_at();
+        if prior.is_none() && minted_at.is_some_and(|at| at < journal.remembers_since().0) {
+            return Err(Failure::KeyExpired(None));
+        }
         let forgotten = journal.loss().filter(|loss| match prior {
             None => !loss.is_before(&command.key, now),
             // It may have run again in what was lost.

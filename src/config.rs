@@ -4,7 +4,7 @@
 //! capitals. Everything that is wrong is reported in one go, each [`Mistake`] with its key and its remedy. A relative
 //! path in the file starts at the file's own folder, one in the environment at the working directory.
 //!
-//! Durations are written `"2500ms"`, `"30s"`, `"15m"`, `"4h"`, byte sizes `"64KiB"`. Secrets never appear in a
+//! Durations are written `"2500ms"`, `"30s"`, `"15m"`, `"4h"`, `"90d"`, byte sizes `"64KiB"`. Secrets never appear in a
 //! message, in `Debug`, or in [`Config::describe`].
 
 mod checks;
@@ -103,6 +103,12 @@ pub struct Callers {
 pub struct Journal {
     /// The folder of the journal. One process owns it at a time.
     pub directory: PathBuf,
+    /// Whether payops never sent anything for these accounts before: only then is an empty folder no loss.
+    pub new: bool,
+    /// How often the journal was lost, from 1: whoever restores an old one raises it.
+    pub generation: u32,
+    /// How long what is over is remembered, from its last change.
+    pub retention: Duration,
 }
 
 /// How Dintero is reached.
@@ -174,6 +180,12 @@ pub struct ExactlyOnce {
     pub resend_after: Duration,
     /// Whether that goes for captures of more than half of what is left too. Only where nobody can raise an authorization.
     pub resend_captures: bool,
+    /// How long after a loss of the journal nothing is sent under a key that may be older than the loss.
+    pub loss_quiet: Duration,
+    /// The longest that a token may live which carried an attempt that was lost with the journal.
+    pub loss_fence: Duration,
+    /// How far the clocks of those who mint keys may be ahead of ours.
+    pub key_clock_leeway: Duration,
 }
 
 /// How outcomes in doubt are read back.
@@ -287,6 +299,8 @@ impl Config {
             ("PAYOPS_SERVER_LISTEN", listen.to_string()),
             ("PAYOPS_CALLERS_FILE", directory.join("callers.toml").display().to_string()),
             ("PAYOPS_JOURNAL_DIRECTORY", directory.join("journal").display().to_string()),
+            // The simulator begins when payops does: there is nothing to forget.
+            ("PAYOPS_JOURNAL_NEW", "true".to_owned()),
             ("PAYOPS_PSP_BASE_URL", url.clone()),
             ("PAYOPS_PSP_TOKEN_BASE_URL", url),
             // The simulator settles at once and reads do not lag, unless a

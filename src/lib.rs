@@ -20,8 +20,9 @@
 //!       grpc::status        outcome or failure -> answer
 //! ```
 //!
-//! Beside that path: [`reconcile`] reads back what is in doubt, [`health`]
-//! tells the truth about readiness, [`sandbox`] is a Dintero to try it with.
+//! Beside that path: [`reconcile`] reads back what is in doubt, [`retention`]
+//! forgets what is old, [`health`] tells the truth about readiness, [`sandbox`]
+//! is a Dintero to try it with.
 //! [`app`] is the one room that knows all the others.
 //!
 //! Absent on purpose: nothing repeats a POST; no transaction of the journal is
@@ -41,6 +42,7 @@ pub mod idempotency;
 pub mod attempt;
 pub mod conclude;
 pub mod reconcile;
+pub mod retention;
 pub mod failure;
 pub mod journal;
 pub mod psp;

@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     urls(config, reader);
     durations(config, reader);
     sandbox_only(config, reader);
+    journal(config, reader);
     schedule(config, reader);
     files(config, reader);
 }
@@ -81,11 +82,31 @@ fn sandbox_only(config: &Config, reader: &mut Reader) {
         ("exactly_once.settle_max", config.exactly_once.settle_max),
         ("exactly_once.read_lag_max", config.exactly_once.read_lag_max),
         ("exactly_once.resend_after", config.exactly_once.resend_after),
+        ("exactly_once.loss_quiet", config.exactly_once.loss_quiet),
+        ("exactly_once.loss_fence", config.exactly_once.loss_fence),
     ] {
         if value < minute && sound(reader, &[key, "psp.base_url"]) {
             let problem = format!("{} is for a sandbox on this machine only", show_duration(value));
             reader.mistakes.add(key, problem, "give at least 60s for a PSP elsewhere");
         }
+    }
+}
+
+/// What is said of the journal's past, and what is waited for when it is lost.
+fn journal(config: &Config, reader: &mut Reader) {
+    let Config { journal, exactly_once, .. } = config;
+    if journal.new && journal.generation > 1 && sound(reader, &["journal.new", "journal.generation"]) {
+        let problem = format!(
+            "says that nothing was ever sent, and journal.generation ({}) that a journal was lost",
+            journal.generation
+        );
+        reader.mistakes.add("journal.new", problem, "remove journal.new");
+    }
+    let (quiet, fence) = (exactly_once.loss_quiet, exactly_once.loss_fence);
+    if quiet > fence && sound(reader, &["exactly_once.loss_quiet", "exactly_once.loss_fence"]) {
+        let (quiet, fence) = (show_duration(quiet), show_duration(fence));
+        let problem = format!("{quiet} is longer than exactly_once.loss_fence ({fence})");
+        reader.mistakes.add("exactly_once.loss_quiet", problem, "lower it, or raise exactly_once.loss_fence");
     }
 }
 

@@ -45,7 +45,12 @@ impl Callers {
 
 impl Journal {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        Self { directory: reader.path_required("journal.directory", "name a folder on a durable disk") }
+        Self {
+            directory: reader.path_required("journal.directory", "name a folder on a durable disk"),
+            new: reader.switch("journal.new", false),
+            generation: reader.number("journal.generation", 1, 1..=1_000_000),
+            retention: reader.duration("journal.retention", d(90), &(d(30)..=d(3_650))),
+        }
     }
 }
 
@@ -74,6 +79,7 @@ impl ExactlyOnce {
         // The lower bounds suit a sandbox; `checks` asks for more where the PSP is a real one.
         let long = ms(100)..=h(24);
         let review = ms(100)..=h(720);
+        let loss = ms(100)..=d(7);
         Self {
             send_window: reader.duration("exactly_once.send_window", s(2), &(ms(100)..=s(30))),
             lease_grace: reader.duration("exactly_once.lease_grace", s(15), &(ms(100)..=m(10))),
@@ -91,6 +97,9 @@ impl ExactlyOnce {
             unreadable_review_after: reader.duration("exactly_once.unreadable_review_after", h(24), &review),
             resend_after: reader.duration("exactly_once.resend_after", s(120), &review),
             resend_captures: reader.switch("exactly_once.resend_captures", false),
+            loss_quiet: reader.duration("exactly_once.loss_quiet", m(10), &loss),
+            loss_fence: reader.duration("exactly_once.loss_fence", h(24), &loss),
+            key_clock_leeway: reader.duration("exactly_once.key_clock_leeway", m(10), &(ms(0)..=h(24))),
         }
     }
 }
@@ -251,4 +260,8 @@ const fn m(minutes: u64) -> Duration {
 
 const fn h(hours: u64) -> Duration {
     Duration::from_hours(hours)
+}
+
+const fn d(days: u64) -> Duration {
+    Duration::from_hours(24 * days)
 }

@@ -2,6 +2,7 @@
 //! screen, and one arm for the rest.
 
 pub mod history;
+mod lost;
 pub mod reading;
 
 use std::time::Duration;

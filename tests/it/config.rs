@@ -51,6 +51,9 @@ fn the_least_configuration_has_the_defaults() {
     assert_eq!(config.exactly_once.accepted_review_after, Duration::from_hours(7 * 24));
     assert_eq!(config.read_back.schedule.last(), Some(&Duration::from_mins(1)));
     assert_eq!(config.read_back.jitter_percent, 20);
+    assert_eq!((config.journal.new, config.journal.generation), (false, 1));
+    assert_eq!(config.journal.retention, Duration::from_hours(90 * 24));
+    assert_eq!(config.exactly_once.loss_fence, Duration::from_hours(24));
     assert!(config.server.reflection && !config.psp.allow_http);
 }
 
@@ -124,7 +127,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("server.connections_max = 0", "server.connections_max", "give a whole number from 1 to 65536"),
     ("server.connections_max = '10'", "server.connections_max", "is a string; write a whole number without quotes"),
     ("server.concurrent_streams_max = -1", "server.concurrent_streams_max", "\"-1\" is not in its bounds"),
-    ("server.wait_default = '1.5s'", "server.wait_default", "\"1.5s\" is not a duration; write a whole number and ms, s, m or h"),
+    ("server.wait_default = '1.5s'", "server.wait_default", "\"1.5s\" is not a duration; write a whole number and ms, s, m, h or d"),
     ("server.wait_default = 60", "server.wait_default", "with its unit"),
     ("server.wait_max = '31m'", "server.wait_max", "give from 1s to 30m"),
     ("server.reflection = 'yes'", "server.reflection", "write true or false without quotes"),
@@ -159,6 +162,11 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("server.wait_default = '6m'", "server.wait_default", "is longer than server.wait_max (5m)"),
     ("exactly_once.settle_max = '5s'", "exactly_once.settle_max", "for a sandbox on this machine only"),
     ("exactly_once.read_lag_max = '5s'", "exactly_once.read_lag_max", "give at least 60s"),
+    ("exactly_once.loss_quiet = '59s'", "exactly_once.loss_quiet", "for a sandbox on this machine only"),
+    ("exactly_once.loss_fence = '1s'\nexactly_once.loss_quiet = '1s'\npsp.base_url = 'http://127.0.0.1:8080'\njournal.generation = 0", "journal.generation", "from 1 to"),
+    ("exactly_once.loss_quiet = '25h'", "exactly_once.loss_quiet", "25h is longer than exactly_once.loss_fence (24h)"),
+    ("journal.new = true\njournal.generation = 2", "journal.new", "remove journal.new"),
+    ("journal.retention = '29d'", "journal.retention", "give from 30d to 3650d"),
     ("read_back.schedule = ['2s', '1s']", "read_back.schedule", "does not ascend"),
     ("read_back.schedule = ['2s', '2s']", "read_back.schedule", "does not ascend"),
     ("read_back.then_every = '30s'", "read_back.then_every", "is shorter than the last wait"),

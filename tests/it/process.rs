@@ -42,7 +42,7 @@ impl Place {
             "payops.toml",
             &format!(
                 "[server]\nlisten = \"{}\"\n[callers]\nfile = \"callers.toml\"\n\
-                 [journal]\ndirectory = \"journal\"\n\
+                 [journal]\ndirectory = \"journal\"\nnew = true\n\
                  [psp]\nbase_url = \"{base}\"\ntoken_base_url = \"{base}\"\n\
                  [[account]]\nid = \"T12345678\"\nclient_id_file = \"client_id\"\n\
                  client_secret_file = \"client_secret\"\n",

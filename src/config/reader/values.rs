@@ -197,7 +197,7 @@ fn bounded_duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Dur
     let Some(duration) = units::duration(text) else {
         return Err((
             format!("{} is not a duration", shown(text)),
-            "write a whole number and ms, s, m or h, such as \"30s\"".into(),
+            "write a whole number and ms, s, m, h or d, such as \"30s\"".into(),
         ));
     };
     if bounds.contains(&duration) {
