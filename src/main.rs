@@ -1,5 +1,7 @@
 //! The `payops` command.
 
+mod cli;
+
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
@@ -58,6 +60,9 @@ enum Command {
     /// Make a token for a caller
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Look after the journal
+    #[command(subcommand)]
+    Journal(cli::journal::Command),
 }
 
 #[derive(Args)]
@@ -128,6 +133,7 @@ fn run(command: Command) -> Result<(), Failed> {
             print(&table(&config))
         }
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),
+        Command::Journal(command) => cli::journal::run(&command),
         Command::Token(TokenCommand::New { name }) => {
             let (token, hash) = payops::callers::new_token().map_err(|error| unavailable(&error))?;
             let text = format!(

@@ -1,5 +1,6 @@
 //! The journal: what it keeps, what it notices, what it forgets.
 
+mod command;
 mod damage;
 mod loss;
 mod measured;

@@ -1,0 +1,3 @@
+//! The larger commands, one module each.
+
+pub mod journal;
