@@ -2,6 +2,7 @@
 
 mod command;
 mod damage;
+mod disk;
 mod loss;
 mod measured;
 mod opening;
