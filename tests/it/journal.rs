@@ -3,6 +3,7 @@
 mod command;
 mod damage;
 mod disk;
+mod docs;
 mod loss;
 mod measured;
 mod opening;
