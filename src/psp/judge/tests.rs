@@ -1,6 +1,7 @@
 //! One row per line of the rules: what is seen, and what it proves.
 
 mod histories;
+mod subsets;
 
 use super::*;
 

@@ -1,5 +1,7 @@
 //! When absence, failure and silence are believed, and when a person is asked.
 
+mod exhaustive;
+
 use std::collections::BTreeMap;
 
 use super::*;
