@@ -67,7 +67,9 @@ fn all_streaks(now: Timestamp) -> Vec<Option<Streak>> {
         Finding::NotRead,
         Finding::Contradiction,
     ];
-    let bounds = [RULES.absent_reads_apart, RULES.failed_event_settles_after, RULES.unreadable_review_after];
+    let shown = RULES.settle_max + RULES.read_lag_max + ms(1);
+    let set = RULES.failed_event_settles_after;
+    let bounds = [RULES.absent_reads_apart, set, shown, RULES.unreadable_review_after];
     let ages = bounds.into_iter().flat_map(|bound| [bound.saturating_sub(ms(1)), bound]);
     let ages: Vec<i64> = ages.map(|age| i64::try_from(age.as_millis()).unwrap()).collect();
     let mut streaks = vec![None];
@@ -129,11 +131,9 @@ fn specified(
         Ok(Verdict::Declined(_)) => "refused",
         Ok(Verdict::Contradicted(_)) => "contradicted",
         Ok(Verdict::FailedUnclearly { .. }) => {
-            if held(Finding::FailedUnclearly, 3, RULES.failed_event_settles_after) {
-                "refused"
-            } else {
-                "looked"
-            }
+            // An effect may settle and be shown late (A4, A5): longer here than the time that is set.
+            let shown = RULES.settle_max + RULES.read_lag_max + ms(1);
+            if held(Finding::FailedUnclearly, 3, shown) { "refused" } else { "looked" }
         }
         Ok(Verdict::Accepted { .. }) if *state != State::Accepted => "accepted",
         Ok(Verdict::Accepted { partly, .. }) => {
