@@ -7,7 +7,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: &[&str] = &["payops/v1/payment_operations_service.proto", "grpc/health/v1/health.proto"];
+const PROTOS: &[&str] = &[
+    "payops/v1/payment_operations_service.proto",
+    "payops/v1/operation_review_service.proto",
+    "grpc/health/v1/health.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -1,9 +1,9 @@
 //! The composition root: the one room that knows all the others. Builds the
 //! boundary from a configuration, serves it, and drains it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tower::{
@@ -12,7 +12,7 @@ use tower::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth::AuthLayer;
+use crate::auth::{AuthLayer, Permission};
 use crate::callers::CallersFile;
 use crate::clock::Clock;
 use crate::conclude::Conclude;
@@ -21,20 +21,31 @@ use crate::grpc::{
     Adapter, Waits,
     pb::{
         DESCRIPTORS, health::health_server::HealthServer,
+        operation_review_service_server::OperationReviewServiceServer,
         payment_operations_service_server::PaymentOperationsServiceServer,
     },
+    review::ReviewAdapter,
 };
 use crate::health::Health;
 use crate::inbound::InboundLayer;
-use crate::journal::{Journal as _, embedded::Embedded, entry::Schedule};
+use crate::journal::{
+    Journal as _,
+    embedded::{self, Embedded},
+    entry::Schedule,
+};
 use crate::listener;
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
-use crate::reconcile::{ReadBack, decide::Rules};
+use crate::reconcile::{ReadBack, decide::Rules, hint::Hints};
+use crate::retention;
+use crate::review::Reviews;
+use crate::webhook;
 
-/// The service whose readiness is told by name.
+/// The service that moves money, whose readiness is told by name.
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
+/// The service for persons, whose readiness is told by name.
+pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
 
 /// How often readiness is looked at.
 const READINESS_EVERY: Duration = Duration::from_millis(500);
@@ -53,6 +64,9 @@ pub enum Error {
     /// The PSP client could not be made.
     #[error("the PSP client cannot be made: {0}")]
     Client(String),
+    /// The webhook's address cannot be listened on.
+    #[error("webhook.listen: cannot listen on {0}: {1}; give an address that is free")]
+    Webhook(SocketAddr, #[source] io::Error),
     /// The server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -73,7 +87,11 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let schedule = schedule(&config.read_back);
     let callers = CallersFile::open(&config.callers.file).map_err(Error::Configuration)?;
     let callers = Arc::new(callers);
-    let journal = Embedded::open(&config.journal.directory, clock.now(), &schedule)?;
+    let webhook = match config.webhook.listen {
+        None => None,
+        Some(address) => Some(webhook::bind(address).await.map_err(|error| Error::Webhook(address, error))?),
+    };
+    let journal = Embedded::open(&journal_settings(config), &clock, &schedule)?;
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
     let psp =
         Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
@@ -94,14 +112,20 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
         limits.resend(&conclude),
         config.read_back.in_flight_max,
     );
+    let settles = config.exactly_once.settle_max.saturating_add(config.exactly_once.read_lag_max);
+    let reviews = Reviews::new(conclude.clone(), settles, stop.clone());
     let operations = Operations::new(conclude, read_back.clone(), &limits, tasks.clone(), stop.clone());
-    let health = Health::new(&[SERVICE], stop.clone());
+    let health = Health::new(&[SERVICE, REVIEW_SERVICE], stop.clone());
 
+    let hints = Hints::new(read_back.clone(), config.read_back.in_flight_max, background.clone());
+    let receiving = webhook.map(|listener| receive(config, listener, &hints, &background, &stop));
     let reconciling = tokio::spawn(read_back.run(background.clone()));
+    let forgetting = retention::run(journal.clone(), config.journal.retention, background.clone());
+    let forgetting = tokio::spawn(forgetting);
     tokio::spawn(Arc::clone(&callers).follow(background.clone()));
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
-    let router = router(config, operations, callers, health.clone())?;
+    let router = router(config, operations, reviews, &callers, health.clone())?;
     let connections = listener::connections(listener, config.server.connections_max, stop.clone());
     let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
@@ -134,22 +158,55 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     }
     background.cancel();
     // The journal keeps whatever a read was about to find out.
-    drop(tokio::time::timeout(Duration::from_secs(1), reconciling).await);
+    let reading = async {
+        drop(reconciling.await);
+        if let Some(receiving) = receiving {
+            drop(receiving.await);
+        }
+        drop(forgetting.await);
+        hints.ended().await;
+    };
+    drop(tokio::time::timeout(Duration::from_secs(1), reading).await);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Receives webhooks until `stop`, and has what they are about read back.
+fn receive(
+    config: &Config,
+    listener: TcpListener,
+    hints: &Hints<Embedded, Client>,
+    background: &CancellationToken,
+    stop: &CancellationToken,
+) -> JoinHandle<Option<()>> {
+    let accounts = config.accounts.iter().map(|account| account.id.clone()).collect();
+    let hints = hints.clone();
+    let receiver = webhook::Receiver::new(config.webhook.clone(), accounts, move |transaction| {
+        hints.take(transaction);
+    });
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(listen = %address, path = config.webhook.path, "receiving webhooks");
+    }
+    tokio::spawn(background.clone().run_until_cancelled_owned(receiver.serve(listener, stop.clone())))
 }
 
 fn router(
     config: &Config,
     operations: Operations<Embedded, Client>,
-    callers: Arc<CallersFile>,
+    reviews: Reviews<Embedded, Client>,
+    callers: &Arc<CallersFile>,
     health: Health,
 ) -> Result<Router, Error> {
     let server = &config.server;
     let waits = Waits { default: server.wait_default, max: server.wait_max };
     let service = PaymentOperationsServiceServer::new(Adapter::new(operations, waits, server.watch_max))
         .max_decoding_message_size(server.message_bytes_max);
-    let service = ServiceBuilder::new().layer(AuthLayer::new(callers)).service(service);
+    let review = ReviewAdapter::new(reviews, waits, server.watch_max);
+    let review =
+        OperationReviewServiceServer::new(review).max_decoding_message_size(server.message_bytes_max);
+    let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(Arc::clone(callers), may));
+    let service = admit(Permission::Known).service(service);
+    let review = admit(Permission::Review).service(review);
     let mut router = Server::builder()
         .http2_max_header_list_size(server.header_bytes_max)
         .max_concurrent_streams(server.concurrent_streams_max)
@@ -159,6 +216,7 @@ fn router(
         .layer(CatchPanicLayer::custom(PanicAnswer))
         .layer(InboundLayer { message_timeout: server.message_timeout })
         .add_service(service)
+        .add_service(review)
         .add_service(HealthServer::new(health));
     if server.reflection {
         let reflection = || {
@@ -222,6 +280,19 @@ async fn broken(journal: &Embedded) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     while !journal.is_broken() {
         tick.tick().await;
+    }
+}
+
+fn journal_settings(config: &Config) -> embedded::Settings {
+    let Config { journal, exactly_once, .. } = config;
+    embedded::Settings {
+        directory: journal.directory.clone(),
+        new: journal.new,
+        generation: journal.generation,
+        retention: journal.retention,
+        loss_quiet: exactly_once.loss_quiet,
+        loss_fence: exactly_once.loss_fence,
+        key_clock_leeway: exactly_once.key_clock_leeway,
     }
 }
 

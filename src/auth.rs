@@ -1,6 +1,6 @@
-//! Who calls: a tower layer over HTTP. It needs headers only, so it answers
-//! before a body is read, and leaves the [`Caller`] in the extensions of every
-//! request that passes.
+//! Who calls, and whether that caller may: a tower layer over HTTP. It needs
+//! headers only, so it answers before a body is read, and leaves the [`Caller`]
+//! in the extensions of every request that passes.
 
 use std::{
     future::Future,
@@ -13,31 +13,51 @@ use http::{HeaderMap, Request, Response, header};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::callers::CallersFile;
+use crate::callers::{Callers, CallersFile};
 use crate::grpc::{
     Inbound,
     status::{self, Credentials},
 };
-use crate::payment::Caller;
+use crate::payment::{Caller, id::CallerName};
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// Lets only known callers pass.
+/// Lets only known callers pass, and only those who may.
 #[derive(Clone)]
-pub struct AuthLayer(Arc<CallersFile>);
+pub struct AuthLayer {
+    callers: Arc<CallersFile>,
+    may: Permission,
+}
+
+/// What a service asks of its callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// To be known.
+    Known,
+    /// To be a reviewer.
+    Review,
+}
+
+/// Why somebody is not let in.
+enum Refused {
+    Unknown(Credentials),
+    Forbidden,
+}
 
 /// See [`AuthLayer`].
 #[derive(Clone)]
 pub struct Auth<S> {
     callers: Arc<CallersFile>,
+    may: Permission,
     inner: S,
 }
 
 impl AuthLayer {
-    /// Callers are looked up in `callers`, as it is at that moment.
-    pub fn new(callers: Arc<CallersFile>) -> Self {
-        Self(callers)
+    /// Callers and what they may are looked up in `callers`, as it is at that
+    /// moment.
+    pub fn new(callers: Arc<CallersFile>, may: Permission) -> Self {
+        Self { callers, may }
     }
 }
 
@@ -45,33 +65,40 @@ impl<S> Layer<S> for AuthLayer {
     type Service = Auth<S>;
 
     fn layer(&self, inner: S) -> Auth<S> {
-        Auth { callers: Arc::clone(&self.0), inner }
+        Auth { callers: Arc::clone(&self.callers), may: self.may, inner }
     }
 }
 
 impl<S> Auth<S> {
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Credentials> {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let value = values.next().ok_or(Credentials::Missing)?;
-        if values.next().is_some() {
-            // Which of two identities is meant is not ours to guess.
-            return Err(Credentials::Invalid("more than one authorization header"));
-        }
-        let text =
-            value.to_str().map_err(|_| Credentials::Invalid("the authorization header is not ASCII"))?;
-        let (scheme, token) =
-            text.split_once(' ').ok_or(Credentials::Invalid("expected: Bearer, a space, the token"))?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Credentials::Invalid("the scheme is not Bearer"));
-        }
-        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
-            return Err(Credentials::Invalid("the token is empty or too long"));
-        }
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
         let callers = self.callers.current();
-        let name = callers.authenticate(token).ok_or(Credentials::Invalid("the token is not known"))?;
-        let name = name.parse().map_err(|_| Credentials::Invalid("the caller's name is not usable"))?;
-        Ok(Caller { name })
+        let name = authenticated(&callers, headers).map_err(Refused::Unknown)?;
+        let may = match self.may {
+            Permission::Known => true,
+            Permission::Review => callers.may_review(name.as_str()),
+        };
+        if may { Ok(Caller { name }) } else { Err(Refused::Forbidden) }
     }
+}
+
+fn authenticated(callers: &Callers, headers: &HeaderMap) -> Result<CallerName, Credentials> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(Credentials::Missing)?;
+    if values.next().is_some() {
+        // Which of two identities is meant is not ours to guess.
+        return Err(Credentials::Invalid("more than one authorization header"));
+    }
+    let text = value.to_str().map_err(|_| Credentials::Invalid("the authorization header is not ASCII"))?;
+    let (scheme, token) =
+        text.split_once(' ').ok_or(Credentials::Invalid("expected: Bearer, a space, the token"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Credentials::Invalid("the scheme is not Bearer"));
+    }
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+        return Err(Credentials::Invalid("the token is empty or too long"));
+    }
+    let name = callers.authenticate(token).ok_or(Credentials::Invalid("the token is not known"))?;
+    name.parse().map_err(|_| Credentials::Invalid("the caller's name is not usable"))
 }
 
 impl<S> Service<Request<Body>> for Auth<S>
@@ -97,7 +124,10 @@ where
             }
             Err(why) => {
                 let trace = request.extensions().get::<Inbound>().map(|inbound| inbound.trace_id.clone());
-                let refusal = status::unauthenticated(why, trace.as_deref());
+                let refusal = match why {
+                    Refused::Unknown(why) => status::unauthenticated(why, trace.as_deref()),
+                    Refused::Forbidden => status::forbidden(request.uri().path(), trace.as_deref()),
+                };
                 Box::pin(async move { Ok(refusal.into_http()) })
             }
         }

@@ -4,13 +4,21 @@
 //! [[caller]]
 //! name = "orders"
 //! token_sha256 = ["<64 hexadecimal digits>"]   # several, while a token is being replaced
+//!
+//! [[caller]]
+//! name = "anna"                                # a person: two of them end a review
+//! token_sha256 = ["<64 hexadecimal digits>"]
+//! review = true                                # may look into and decide the operations of every caller
 //! ```
 //!
 //! Tokens are long and random ([`new_token`]), so a plain SHA-256 is enough: there is nothing to guess.
 
 mod file;
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+};
 
 use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
@@ -38,6 +46,8 @@ type Hash = [u8; 32];
 #[derive(Clone, Default)]
 pub struct Callers {
     names: Vec<String>,
+    /// Those that may review.
+    reviewers: BTreeSet<String>,
     /// Each hash, and the place of its caller in `names`.
     hashes: Vec<(Hash, u32)>,
 }
@@ -75,6 +85,11 @@ impl Callers {
         self.names.get(usize::try_from(caller).ok()?).map(String::as_str)
     }
 
+    /// Whether the caller of that name may look into and decide the operations of every caller.
+    pub fn may_review(&self, name: &str) -> bool {
+        self.reviewers.contains(name)
+    }
+
     /// The names, in the order of the file.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.names.iter().map(String::as_str)
@@ -99,6 +114,13 @@ impl Callers {
                 String::new()
             }
         };
+        match entry.remove("review") {
+            None | Some(Value::Boolean(false)) => {}
+            Some(Value::Boolean(true)) => _ = self.reviewers.insert(name.clone()),
+            Some(_) => {
+                mistakes.add(format!("{at}.review"), "is neither true nor false", "write true or false");
+            }
+        }
         self.names.push(name);
         match entry.remove("token_sha256") {
             Some(Value::Array(list)) if !list.is_empty() => {
@@ -215,6 +237,22 @@ mod tests {
         }
         assert_eq!(callers.authenticate(&"a".repeat(TOKEN_BYTES_MAX + 1)), None);
         assert_eq!(callers.names().collect::<Vec<_>>(), ["orders", "billing"]);
+    }
+
+    #[test]
+    fn a_caller_may_review_only_where_the_file_says_so() {
+        let with = |review: &str| {
+            let sha256 = to_hex(&hash("a"));
+            Callers::parse(&format!("[[caller]]\nname = 'anna'\ntoken_sha256 = ['{sha256}']\n{review}"))
+        };
+        assert!(with("review = true").unwrap().may_review("anna"));
+        assert!(!with("review = true").unwrap().may_review("orders"));
+        for not in ["", "review = false"] {
+            assert!(!with(not).unwrap().may_review("anna"), "{not:?}");
+        }
+        for wrong in ["review = 1", "review = 'true'"] {
+            assert!(with(wrong).unwrap_err().to_string().contains("caller[0].review"), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -118,6 +118,14 @@ impl std::ops::Add<Duration> for Timestamp {
     }
 }
 
+impl std::ops::Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+}
+
 fn since_boot() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();

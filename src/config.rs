@@ -4,7 +4,7 @@
 //! capitals. Everything that is wrong is reported in one go, each [`Mistake`] with its key and its remedy. A relative
 //! path in the file starts at the file's own folder, one in the environment at the working directory.
 //!
-//! Durations are written `"2500ms"`, `"30s"`, `"15m"`, `"4h"`, byte sizes `"64KiB"`. Secrets never appear in a
+//! Durations are written `"2500ms"`, `"30s"`, `"15m"`, `"4h"`, `"90d"`, byte sizes `"64KiB"`. Secrets never appear in a
 //! message, in `Debug`, or in [`Config::describe`].
 
 mod checks;
@@ -58,6 +58,8 @@ pub struct Config {
     pub exactly_once: ExactlyOnce,
     /// How outcomes in doubt are read back.
     pub read_back: ReadBack,
+    /// Where the PSP tells of changes.
+    pub webhook: Webhook,
     /// What is logged, and how.
     pub log: Log,
     /// Each key, as it was read.
@@ -103,6 +105,12 @@ pub struct Callers {
 pub struct Journal {
     /// The folder of the journal. One process owns it at a time.
     pub directory: PathBuf,
+    /// Whether payops never sent anything for these accounts before: only then is an empty folder no loss.
+    pub new: bool,
+    /// How often the journal was lost, from 1: whoever restores an old one raises it.
+    pub generation: u32,
+    /// How long what is over is remembered, from its last change.
+    pub retention: Duration,
 }
 
 /// How Dintero is reached.
@@ -174,6 +182,12 @@ pub struct ExactlyOnce {
     pub resend_after: Duration,
     /// Whether that goes for captures of more than half of what is left too. Only where nobody can raise an authorization.
     pub resend_captures: bool,
+    /// How long after a loss of the journal nothing is sent under a key that may be older than the loss.
+    pub loss_quiet: Duration,
+    /// The longest that a token may live which carried an attempt that was lost with the journal.
+    pub loss_fence: Duration,
+    /// How far the clocks of those who mint keys may be ahead of ours.
+    pub key_clock_leeway: Duration,
 }
 
 /// How outcomes in doubt are read back.
@@ -187,6 +201,21 @@ pub struct ReadBack {
     pub jitter_percent: u8,
     /// The reads under way at the same time.
     pub in_flight_max: usize,
+}
+
+/// Where the PSP tells of changes: off unless `listen` is given.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// The address and port of a listener of its own.
+    pub listen: Option<SocketAddr>,
+    /// The path that deliveries are posted to.
+    pub path: String,
+    /// What deliveries are signed with, one secret a line [D 10.1]; given whenever `listen` is.
+    pub secret: Option<Source>,
+    /// How long the head of a delivery may take to arrive, and then its body.
+    pub message_timeout: Duration,
+    /// The open connections.
+    pub connections_max: usize,
 }
 
 /// What is logged, and how.
@@ -287,6 +316,8 @@ impl Config {
             ("PAYOPS_SERVER_LISTEN", listen.to_string()),
             ("PAYOPS_CALLERS_FILE", directory.join("callers.toml").display().to_string()),
             ("PAYOPS_JOURNAL_DIRECTORY", directory.join("journal").display().to_string()),
+            // The simulator begins when payops does: there is nothing to forget.
+            ("PAYOPS_JOURNAL_NEW", "true".to_owned()),
             ("PAYOPS_PSP_BASE_URL", url.clone()),
             ("PAYOPS_PSP_TOKEN_BASE_URL", url),
             // The simulator settles at once and reads do not lag, unless a
@@ -321,6 +352,7 @@ impl Config {
             accounts: keys::accounts(reader),
             exactly_once: ExactlyOnce::read(reader),
             read_back: ReadBack::read(reader),
+            webhook: Webhook::read(reader),
             log: Log::read(reader),
             settings: reader.settings.clone(),
         }

@@ -5,6 +5,7 @@
 pub mod command;
 pub mod limited;
 pub mod render;
+pub mod review;
 pub mod status;
 pub mod violations;
 

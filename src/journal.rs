@@ -63,6 +63,10 @@ pub trait Journal: Clone + Send + Sync + 'static {
         caller: &CallerName,
         key: &IdempotencyKey,
     ) -> impl Future<Output = Result<Option<Tombstone>, Error>> + Send;
+    /// Forgets entries that are over and have not changed for as long as the
+    /// journal remembers: at most `most`, the longest unchanged first. Says
+    /// how many. A key that does not tell its age leaves a [`Tombstone`].
+    fn forget(&self, most: usize) -> impl Future<Output = Result<usize, Error>> + Send;
 
     /// A key that was minted before then, and that the journal does not know,
     /// may be one that it has forgotten.
@@ -147,7 +151,7 @@ pub enum Error {
     #[error("the journal did not confirm the write: {0}")]
     Unconfirmed(String),
     /// What is stored is not what was written.
-    #[error("a journal entry is damaged: {0}")]
+    #[error("the journal is damaged: {0}")]
     Corrupt(String),
     /// A change that the state machine does not know.
     #[error(transparent)]

@@ -20,9 +20,12 @@
 //!       grpc::status        outcome or failure -> answer
 //! ```
 //!
-//! Beside that path: [`reconcile`] reads back what is in doubt, [`health`]
-//! tells the truth about readiness, [`sandbox`] is a Dintero to try it with.
-//! [`app`] is the one room that knows all the others.
+//! Beside that path: [`reconcile`] reads back what is in doubt, [`webhook`]
+//! makes it read at once what the PSP says has changed, [`retention`] forgets
+//! what is old, [`review`] shows persons what it cannot decide and lets two of
+//! them, [`health`] tells the truth about readiness, [`sandbox`] is a Dintero to
+//! try it with. [`cli`] is for people at a terminal, and [`app`] the one room
+//! that knows all the others.
 //!
 //! Absent on purpose: nothing repeats a POST; no transaction of the journal is
 //! open while the PSP is called; nothing below [`grpc`] knows a message of the
@@ -56,6 +59,9 @@ pub mod idempotency;
 pub mod attempt;
 pub mod conclude;
 pub mod reconcile;
+pub mod webhook;
+pub mod review;
+pub mod retention;
 pub mod failure;
 pub mod journal;
 pub mod psp;
@@ -63,6 +69,7 @@ pub mod payment;
 pub mod clock;
 pub mod config;
 pub mod telemetry;
+pub mod cli;
 pub mod sandbox;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use payops::{
     app,
     callers::CallersFile,
+    cli,
     config::{self, Config, Mistakes},
     sandbox::{self, DEMO_TRANSACTIONS, Sandbox},
     telemetry,
@@ -26,6 +27,10 @@ const EXIT_UNAVAILABLE: u8 = 69;
 
 /// The token of `serve --sandbox`. Worth nothing anywhere else.
 const SANDBOX_TOKEN: &str = "sandbox";
+/// The callers of `serve --sandbox`: name, token, and whether it is a person
+/// who may review. A review takes two.
+const SANDBOX_CALLERS: [(&str, &str, bool); 3] =
+    [("sandbox", SANDBOX_TOKEN, false), ("anna", "sandbox-anna", true), ("ben", "sandbox-ben", true)];
 /// How long the simulated Dintero's access tokens live with `serve --sandbox`:
 /// nobody who tries it wants to wait for four hours until a lost request is
 /// given up.
@@ -58,6 +63,11 @@ enum Command {
     /// Make a token for a caller
     #[command(subcommand)]
     Token(TokenCommand),
+    #[command(subcommand)]
+    Operations(cli::operations::Command),
+    /// Look after the journal
+    #[command(subcommand)]
+    Journal(cli::journal::Command),
 }
 
 #[derive(Args)]
@@ -92,9 +102,12 @@ enum ConfigCommand {
 enum TokenCommand {
     /// Print a new token, and the lines of the callers file that let it in
     New {
-        /// The caller's name: the scope of its idempotency keys
+        /// The caller's name: the scope of its idempotency keys, or a person's name
         #[arg(long)]
         name: String,
+        /// For a person who may look into and decide the operations of every caller
+        #[arg(long)]
+        review: bool,
     },
 }
 
@@ -128,15 +141,20 @@ fn run(command: Command) -> Result<(), Failed> {
             print(&table(&config))
         }
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),
-        Command::Token(TokenCommand::New { name }) => {
+        Command::Journal(command) => Ok(cli::journal::run(&command)?),
+        Command::Token(TokenCommand::New { name, review }) => {
             let (token, hash) = payops::callers::new_token().map_err(|error| unavailable(&error))?;
             let text = format!(
                 "token (give it to the caller; it is not kept):\n{token}\n\n\
-                 callers file:\n[[caller]]\nname = {name:?}\ntoken_sha256 = [\"{hash}\"]\n"
+                 callers file:\n[[caller]]\nname = {name:?}\ntoken_sha256 = [\"{hash}\"]\n{}",
+                if review { "review = true\n" } else { "" }
             );
             let lines = text.split_once("callers file:\n").map_or("", |(_, lines)| lines);
             payops::callers::Callers::parse(lines)?;
             print(&text)
+        }
+        Command::Operations(command) => {
+            wait_for(async { cli::operations::run(command).await.map_err(Failed::from) })
         }
     }
 }
@@ -167,9 +185,11 @@ async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result
     let simulator = Sandbox::bind(settings).await.map_err(|error| cannot_listen(sandbox_listen, &error))?;
     let config = Config::sandbox(listen, simulator.local_addr(), &directory.0);
     telemetry::start(&config.log);
-    let hash = payops::callers::token_hash(SANDBOX_TOKEN);
-    let callers = format!("[[caller]]\nname = \"sandbox\"\ntoken_sha256 = [\"{hash}\"]\n");
-    std::fs::write(&config.callers.file, callers).map_err(|error| unavailable(&error))?;
+    let callers = SANDBOX_CALLERS.map(|(name, token, review)| {
+        let hash = payops::callers::token_hash(token);
+        format!("[[caller]]\nname = {name:?}\ntoken_sha256 = [{hash:?}]\nreview = {review}\n")
+    });
+    std::fs::write(&config.callers.file, callers.concat()).map_err(|error| unavailable(&error))?;
     let listener = bind(listen).await?;
     let address = listener.local_addr().map_err(|error| unavailable(&error))?;
     print(&welcome(address, simulator.local_addr()))?;
@@ -275,6 +295,12 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // Left behind at worst, in a directory for such things.
         drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+impl From<cli::Failed> for Failed {
+    fn from(cli::Failed { why, code }: cli::Failed) -> Self {
+        Self(why, code)
     }
 }
 

@@ -101,7 +101,7 @@ pub struct Refund {
 /// Who asks, whichever credentials said so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The scope of its keys.
+    /// The scope of its keys. A person's own name, where it is a reviewer.
     pub name: CallerName,
 }
 

@@ -3,6 +3,7 @@
 //! fit twice, is sent again, and only where that was allowed (T12).
 
 pub mod decide;
+pub mod hint;
 
 use std::{
     collections::HashMap,

@@ -6,7 +6,7 @@
 //!
 //! A request on the PSP's side passes, top to bottom: `server` and `line` (the connection, which can be cut at a
 //! chosen byte), `psp` (routes, stages, faults), `token` (who asks), `ledger` (guards, effects, events), `deliver`
-//! (the answer, or what becomes of it). Facts are cited from the project's notes as `[D n]`; a citation of section
+//! (the answer, or what becomes of it). What changed a transaction is told to subscribers by `hooks`. Facts are cited from the project's notes as `[D n]`; a citation of section
 //! 12 marks an assumption about something that Dintero does not document.
 //!
 //! ```no_run
@@ -25,6 +25,7 @@ mod demo;
 mod failure;
 mod faults;
 mod fields;
+mod hooks;
 mod ledger;
 mod line;
 mod products;

@@ -8,7 +8,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::journal::{Written, embedded::Embedded, entry::State};
+use crate::journal::{
+    Written,
+    embedded::{self, Embedded},
+    entry::State,
+};
 use crate::payment::{Action, Amount, Capture, Command, Guards, Operation};
 use crate::psp::NotSent;
 use crate::psp::fake::{Fake, transaction};
@@ -33,7 +37,9 @@ impl Room {
         };
         let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(5), jitter_percent: 0 };
         let directory = tempfile::tempdir().unwrap();
-        let journal = Embedded::open(directory.path(), NOW, &schedule).unwrap();
+        let journal =
+            Embedded::open(&embedded::Settings::beginning(directory.path()), &Clock::manual(NOW), &schedule)
+                .unwrap();
         let token_dead = NOW + Duration::from_hours(4);
         let entry = Entry::start(&command, NOW, token_dead, NOW + Duration::from_secs(45));
         assert_eq!(journal.insert(entry.clone()).await.unwrap(), Written::Done);

@@ -19,7 +19,9 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     urls(config, reader);
     durations(config, reader);
     sandbox_only(config, reader);
+    journal(config, reader);
     schedule(config, reader);
+    webhook(config, reader);
     files(config, reader);
 }
 
@@ -81,11 +83,31 @@ fn sandbox_only(config: &Config, reader: &mut Reader) {
         ("exactly_once.settle_max", config.exactly_once.settle_max),
         ("exactly_once.read_lag_max", config.exactly_once.read_lag_max),
         ("exactly_once.resend_after", config.exactly_once.resend_after),
+        ("exactly_once.loss_quiet", config.exactly_once.loss_quiet),
+        ("exactly_once.loss_fence", config.exactly_once.loss_fence),
     ] {
         if value < minute && sound(reader, &[key, "psp.base_url"]) {
             let problem = format!("{} is for a sandbox on this machine only", show_duration(value));
             reader.mistakes.add(key, problem, "give at least 60s for a PSP elsewhere");
         }
+    }
+}
+
+/// What is said of the journal's past, and what is waited for when it is lost.
+fn journal(config: &Config, reader: &mut Reader) {
+    let Config { journal, exactly_once, .. } = config;
+    if journal.new && journal.generation > 1 && sound(reader, &["journal.new", "journal.generation"]) {
+        let problem = format!(
+            "says that nothing was ever sent, and journal.generation ({}) that a journal was lost",
+            journal.generation
+        );
+        reader.mistakes.add("journal.new", problem, "remove journal.new");
+    }
+    let (quiet, fence) = (exactly_once.loss_quiet, exactly_once.loss_fence);
+    if quiet > fence && sound(reader, &["exactly_once.loss_quiet", "exactly_once.loss_fence"]) {
+        let (quiet, fence) = (show_duration(quiet), show_duration(fence));
+        let problem = format!("{quiet} is longer than exactly_once.loss_fence ({fence})");
+        reader.mistakes.add("exactly_once.loss_quiet", problem, "lower it, or raise exactly_once.loss_fence");
     }
 }
 
@@ -105,6 +127,34 @@ fn schedule(config: &Config, reader: &mut Reader) {
         let (every, last) = (show_duration(read_back.then_every), show_duration(*last));
         let problem = format!("{every} is shorter than the last wait of read_back.schedule ({last})");
         reader.mistakes.add("read_back.then_every", problem, "raise it, or shorten the schedule");
+    }
+}
+
+/// Anybody can post to a listener without a secret; a secret without a listener does nothing.
+fn webhook(config: &Config, reader: &mut Reader) {
+    let (listen, secret) = ("webhook.listen", "webhook.secret_file");
+    if !sound(reader, &[listen, secret]) {
+        return;
+    }
+    match (&config.webhook.listen, &config.webhook.secret) {
+        (Some(address), _) if *address == config.server.listen && address.port() != 0 => {
+            reader.mistakes.add(listen, "is server.listen", "give it a port of its own");
+        }
+        (Some(_), None) => {
+            let remedy =
+                "set it or PAYOPS_WEBHOOK_SECRET to what Dintero signs with, or remove webhook.listen";
+            reader.mistakes.add(secret, "is missing: nobody's webhook could be told from Dintero's", remedy);
+        }
+        (None, Some(_)) => {
+            let problem = "is missing, and webhook.secret_file is set: no webhook would be received";
+            reader.mistakes.add(listen, problem, "give an address, or remove the secret");
+        }
+        _ => {}
+    }
+    // The path is not shown: people do put the secret itself there.
+    if let Some(Err(error)) = config.webhook.secret.as_ref().map(Source::read_list) {
+        let remedy = "let it name a readable file with one secret a line, 16 at most";
+        reader.mistakes.add(secret, format!("its file cannot be used ({error})"), remedy);
     }
 }
 

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source,
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source, Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -45,7 +45,12 @@ impl Callers {
 
 impl Journal {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        Self { directory: reader.path_required("journal.directory", "name a folder on a durable disk") }
+        Self {
+            directory: reader.path_required("journal.directory", "name a folder on a durable disk"),
+            new: reader.switch("journal.new", false),
+            generation: reader.number("journal.generation", 1, 1..=1_000_000),
+            retention: reader.duration("journal.retention", d(90), &(d(30)..=d(3_650))),
+        }
     }
 }
 
@@ -74,6 +79,7 @@ impl ExactlyOnce {
         // The lower bounds suit a sandbox; `checks` asks for more where the PSP is a real one.
         let long = ms(100)..=h(24);
         let review = ms(100)..=h(720);
+        let loss = ms(100)..=d(7);
         Self {
             send_window: reader.duration("exactly_once.send_window", s(2), &(ms(100)..=s(30))),
             lease_grace: reader.duration("exactly_once.lease_grace", s(15), &(ms(100)..=m(10))),
@@ -91,6 +97,9 @@ impl ExactlyOnce {
             unreadable_review_after: reader.duration("exactly_once.unreadable_review_after", h(24), &review),
             resend_after: reader.duration("exactly_once.resend_after", s(120), &review),
             resend_captures: reader.switch("exactly_once.resend_captures", false),
+            loss_quiet: reader.duration("exactly_once.loss_quiet", m(10), &loss),
+            loss_fence: reader.duration("exactly_once.loss_fence", h(24), &loss),
+            key_clock_leeway: reader.duration("exactly_once.key_clock_leeway", m(10), &(ms(0)..=h(24))),
         }
     }
 }
@@ -110,6 +119,37 @@ impl ReadBack {
             in_flight_max: reader.number("read_back.in_flight_max", 4, 1..=256),
         }
     }
+}
+
+impl Webhook {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            listen: reader.address_if_any("webhook.listen"),
+            path: reader.text("webhook.path", "/webhooks/dintero", path_prefix),
+            secret: webhook_secret(reader),
+            message_timeout: reader.duration("webhook.message_timeout", s(10), &(ms(100)..=m(1))),
+            connections_max: reader.number("webhook.connections_max", 64, 1..=4096),
+        }
+    }
+}
+
+/// As the credentials of an account: from a file or from a variable, not from both.
+fn webhook_secret(reader: &mut Reader) -> Option<Source> {
+    let (key, variable) = ("webhook.secret_file", "PAYOPS_WEBHOOK_SECRET");
+    let Some(Found { text, origin }) = reader.variable(variable) else {
+        return reader.path(key).map(Source::File);
+    };
+    let before = reader.settings.len();
+    let both = reader.path(key).is_some();
+    reader.settings.truncate(before);
+    reader.remember(key, "set from the environment".to_owned(), None, origin);
+    if both {
+        let problem = format!("comes from a file and from {variable}");
+        reader.mistakes.add(key, problem, "keep secret_file or the variable");
+    } else if text.trim().is_empty() {
+        reader.mistakes.add(key, format!("is empty (in {variable})"), "give the value, or remove it");
+    }
+    Some(Source::Value(SecretString::from(text)))
 }
 
 impl Log {
@@ -251,4 +291,8 @@ const fn m(minutes: u64) -> Duration {
 
 const fn h(hours: u64) -> Duration {
     Duration::from_hours(hours)
+}
+
+const fn d(days: u64) -> Duration {
+    Duration::from_hours(24 * days)
 }

@@ -19,6 +19,9 @@ use crate::config::{Origin, Setting};
 /// Every variable of ours begins so.
 pub(super) const PREFIX: &str = "PAYOPS_";
 
+/// For the commands that ask a boundary, which may run in the same environment.
+const COMMAND_VARIABLES: [&str; 2] = ["PAYOPS_ADDRESS", "PAYOPS_TOKEN"];
+
 /// Collects settings and mistakes; never fails, so that one run finds everything.
 pub(super) struct Reader {
     /// What the file holds and nobody asked for yet.
@@ -59,7 +62,8 @@ impl Reader {
         origin: fn(&str) -> Origin,
     ) -> Self {
         let ours = |(name, value): &(String, String)| {
-            name.starts_with(PREFIX) && !unknown::is_service_link(name, value)
+            let of_commands = COMMAND_VARIABLES.contains(&name.as_str());
+            name.starts_with(PREFIX) && !of_commands && !unknown::is_service_link(name, value)
         };
         Self {
             file,

@@ -2,10 +2,13 @@
 
 use std::{fs::File, io, io::Read as _, path::PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 /// A credential longer than this is not one: somebody named the wrong file.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// A list longer than this is not one of secrets.
+const SECRETS_MAX: usize = 16;
 
 /// Where a secret comes from. Its `Debug` shows the place, never the secret.
 #[derive(Clone, Debug)]
@@ -41,11 +44,25 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The secrets as they are now, one a line, blank lines apart: two while one takes over from the other.
+    ///
+    /// Fails as [`Source::read`], and where there is none or there are more than sixteen.
+    pub fn read_list(&self) -> io::Result<Vec<SecretString>> {
+        let text = self.read()?;
+        let lines = text.expose_secret().lines().filter(|line| !line.trim().is_empty());
+        let secrets: Vec<_> = lines.map(SecretString::from).collect();
+        match secrets.len() {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "empty")),
+            1..=SECRETS_MAX => Ok(secrets),
+            more => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{more} lines"))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use secrecy::ExposeSecret as _;
 
     use super::*;
 
@@ -77,6 +94,19 @@ mod tests {
         assert_eq!(read(&vec![b'x'; 64 * 1024 + 1]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         let missing = Source::File("does/not/exist".into());
         assert_eq!(missing.read().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_list_has_one_secret_a_line() {
+        let list = |text: &str| {
+            let secrets = Source::Value(SecretString::from(text)).read_list()?;
+            io::Result::Ok(secrets.iter().map(|secret| secret.expose_secret().to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(list("one").unwrap(), ["one"]);
+        assert_eq!(list("one, and more\r\n\n two\n").unwrap(), ["one, and more", " two"]);
+        assert_eq!(list(" \n\n").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(list(&"x\n".repeat(16)).unwrap().len(), 16);
+        assert_eq!(list(&"x\n".repeat(17)).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -5,14 +5,20 @@ use std::time::Duration;
 /// One unit: its name, how many of the smallest it is, and how many of it there are at least when written.
 struct Unit(&'static str, u64, u64);
 
-/// The largest first, in milliseconds. A minute is written "60s", two are "2m", as people do.
-const DURATION: [Unit; 4] =
-    [Unit("h", 3_600_000, 2), Unit("m", 60_000, 2), Unit("s", 1_000, 1), Unit("ms", 1, 0)];
+/// The largest first, in milliseconds. A minute is written "60s", two are "2m", as people do;
+/// so is a day "24h".
+const DURATION: [Unit; 5] = [
+    Unit("d", 86_400_000, 2),
+    Unit("h", 3_600_000, 2),
+    Unit("m", 60_000, 2),
+    Unit("s", 1_000, 1),
+    Unit("ms", 1, 0),
+];
 
 /// The largest first, in bytes.
 const SIZE: [Unit; 3] = [Unit("MiB", 1024 * 1024, 1), Unit("KiB", 1024, 1), Unit("B", 1, 0)];
 
-/// Reads a whole number with one unit: `2500ms`, `30s`, `15m`, `4h`.
+/// Reads a whole number with one unit: `2500ms`, `30s`, `15m`, `4h`, `90d`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(read(text, &DURATION)?))
 }
@@ -51,13 +57,18 @@ mod tests {
 
     #[test]
     fn durations_are_whole_numbers_with_one_unit() {
-        for (text, milliseconds) in
-            [("2500ms", 2_500), ("30s", 30_000), ("15m", 900_000), ("4h", 14_400_000), ("0s", 0)]
-        {
+        for (text, milliseconds) in [
+            ("2500ms", 2_500),
+            ("30s", 30_000),
+            ("15m", 900_000),
+            ("4h", 14_400_000),
+            ("90d", 7_776_000_000),
+            ("0s", 0),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in
-            ["", "30", "s", "1.5s", "-1s", "+1s", "1 s", " 1s", "1m30s", "30S", "1d", "99999999999999999999h"]
+            ["", "30", "s", "1.5s", "-1s", "+1s", "1 s", " 1s", "1m30s", "30S", "1w", "99999999999999999999h"]
         {
             assert_eq!(duration(text), None, "{text:?}");
         }
@@ -75,7 +86,7 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_people_write_them() {
-        for text in ["0ms", "1ms", "1s", "2500ms", "60s", "90s", "2m", "15m", "60m", "168h"] {
+        for text in ["0ms", "1ms", "1s", "2500ms", "60s", "90s", "2m", "15m", "60m", "24h", "7d"] {
             assert_eq!(show_duration(duration(text).unwrap()), text);
         }
     }

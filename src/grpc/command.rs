@@ -2,6 +2,8 @@
 //! is wrong. Nothing below this file sees a message of the wire, a zero amount
 //! or an empty key.
 
+pub mod review;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     str::FromStr,

@@ -1,5 +1,7 @@
 //! Entries and transactions as messages of the contract.
 
+pub mod review;
+
 use prost_types::Timestamp as WireTime;
 
 use crate::clock::Timestamp;

@@ -2,6 +2,8 @@
 //! here, with the details of the contract: `ErrorInfo`, `BadRequest`,
 //! `PreconditionFailure`, `RetryInfo`, `RequestInfo`.
 
+mod review;
+
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataMap};
@@ -18,6 +20,8 @@ use crate::payment::{
     outcome::{Decline, Reason},
 };
 use crate::psp::NotSent;
+
+pub use self::review::{forbidden, review};
 
 const DOMAIN: &str = "payops.v1";
 
@@ -213,11 +217,9 @@ fn key_expired(state: Option<&str>) -> Told {
 /// An RPC that only looks.
 pub fn read(failure: &Failure, trace_id: &str) -> Status {
     let told = match failure {
-        Failure::UnknownOperation => Told::new(
-            Code::NotFound,
-            "OPERATION_NOT_FOUND",
-            "this caller has no such operation; a call that was refused before sending leaves none",
-        ),
+        Failure::UnknownOperation => {
+            unknown("this caller has no such operation; a call that was refused before sending leaves none")
+        }
         Failure::DeadlineExceeded => {
             Told::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed during the read")
         }
@@ -397,6 +399,10 @@ fn journal(error: &journal::Error) -> Told {
         .retry(Duration::from_secs(1)),
         journal::Error::Corrupt(_) | journal::Error::Illegal(_) => internal(),
     }
+}
+
+fn unknown(message: &str) -> Told {
+    Told::new(Code::NotFound, "OPERATION_NOT_FOUND", message)
 }
 
 fn draining() -> Told {

@@ -1,8 +1,7 @@
 //! The embedded journal: one SQLite file in a directory that one process owns.
 //!
-//! One thread writes; it takes whatever is waiting into one transaction, so
-//! that many calls share one flush. Durable means flushed: WAL with
-//! `synchronous=FULL` syncs the log at every commit.
+//! One thread writes. Durable means flushed: WAL with `synchronous=FULL` syncs
+//! the log at every commit.
 //!
 //! # Correctness
 //!
@@ -14,37 +13,88 @@
 //!   leaves open whether it is durable; then this journal never writes again
 //!   and the process has to end: after a failed sync the pages may be marked
 //!   clean, and a second sync would lie.
-//! - Each record carries a checksum, compared whenever it is read.
+//! - Each record carries a checksum, compared whenever it is read. At the
+//!   opening everything is checked, before anything is served.
+//! - A journal that is not the one that was written last is noticed and said to
+//!   be lost, by what is known outside: a generation in the configuration, a
+//!   mark beside the file.
 
 mod hub;
+mod inspect;
+mod mark;
+mod meta;
+mod opening;
 mod rows;
+mod schema;
+mod wal;
+mod writer;
 
 use std::{
     collections::HashSet,
-    fs::{self, File, TryLockError},
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    thread::JoinHandle,
+    time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use crate::clock::Timestamp;
-use crate::journal::entry::{Entry, Event, Schedule};
-use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written, embedded::hub::Hub};
+use crate::clock::{Clock, Timestamp};
+use crate::journal::embedded::{
+    hub::Hub,
+    opening::{Files, Opened},
+    writer::{Answer, Job, Write, Writer},
+};
+use crate::journal::entry::{Entry, Schedule};
+use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
-/// Most writes that share one commit.
-const BATCH_MAX: usize = 256;
+pub use crate::journal::embedded::inspect::{Checked, Stats, backup, check, stats};
+
 /// Most writes that wait; more wait in their callers.
 const QUEUE_MAX: usize = 4096;
 /// Most reads at once.
 const READERS_MAX: usize = 4;
+
+/// Where a journal is, and what is said of it outside.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder. One process owns it.
+    pub directory: PathBuf,
+    /// Nothing was ever sent: an empty folder is no loss.
+    pub new: bool,
+    /// How often it was lost, from 1. Less than this in the file: an older copy.
+    pub generation: u32,
+    /// How long what is over is remembered.
+    pub retention: Duration,
+    /// How long after a loss nothing is sent under a key that may be older.
+    pub loss_quiet: Duration,
+    /// How long the token of a lost attempt may live.
+    pub loss_fence: Duration,
+    /// How far the clocks of those who mint keys may be ahead.
+    pub key_clock_leeway: Duration,
+}
+
+impl Settings {
+    /// A journal at its beginning, and the times that the configuration has
+    /// by default: for tests and trials.
+    pub fn beginning(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            new: true,
+            generation: 1,
+            retention: Duration::from_hours(90 * 24),
+            loss_quiet: Duration::from_mins(10),
+            loss_fence: Duration::from_hours(24),
+            key_clock_leeway: Duration::from_mins(10),
+        }
+    }
+}
 
 /// A journal in one directory.
 #[derive(Clone)]
@@ -53,7 +103,9 @@ pub struct Embedded {
 }
 
 struct Shared {
-    writes: mpsc::Sender<Job>,
+    /// None when it ends.
+    writes: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
     file: PathBuf,
@@ -61,68 +113,68 @@ struct Shared {
     broken: Arc<AtomicBool>,
     /// Entries that cannot be read, each told once.
     damaged: Mutex<HashSet<Uuid>>,
-    /// Held as long as the journal lives.
-    _lock: File,
-}
-
-struct Job {
-    write: Write,
-    answer: oneshot::Sender<Result<Written, Error>>,
-}
-
-enum Write {
-    Insert(Box<Entry>),
-    Update(Box<Entry>),
-    /// Takes part in a commit and changes nothing.
-    Check,
+    clock: Clock,
+    retention: Duration,
+    loss: Option<Loss>,
+    /// See [`Journal::remembers_since`]: a longer retention brings nothing back.
+    forgotten_before: Arc<AtomicI64>,
 }
 
 impl Embedded {
-    /// Opens or makes the journal in `directory`. Entries whose sender died
-    /// with an earlier process become in doubt, to be read back at once.
-    pub fn open(directory: &Path, now: Timestamp, schedule: &Schedule) -> Result<Self, Error> {
-        let io = |what: &str, error: &dyn std::fmt::Display| {
-            Error::Unavailable(format!("{what} {}: {error}", directory.display()))
-        };
-        // What callers write about their orders is nobody else's to read.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| io("cannot make", &error))?;
-        let lock = File::create(directory.join("lock")).map_err(|error| io("cannot write to", &error))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io("another process uses", &"stop it first"),
-            TryLockError::Error(error) => io("cannot lock", &error),
-        })?;
-        let file = directory.join("journal.sqlite");
-        if !file.exists() {
-            tracing::warn!(directory = %directory.display(), "a new, empty journal: it knows no earlier key");
-        }
-        let mut connection = rows::open(&file, true)?;
-        // The file's name must survive a power cut as well as its contents.
-        File::open(directory).and_then(|d| d.sync_all()).map_err(|error| io("cannot sync", &error))?;
-        take_over(&mut connection, now, schedule)?;
-
+    /// Opens the journal, or makes it. A journal that is damaged is refused,
+    /// one that was lost says so from then on ([`Journal::loss`]), and entries
+    /// whose sender died with an earlier process become in doubt, to be read
+    /// back at once.
+    pub fn open(settings: &Settings, clock: &Clock, schedule: &Schedule) -> Result<Self, Error> {
+        let Opened { connection, mark, meta, commits, lock } =
+            opening::open(settings, clock.now(), schedule)?;
+        let loss = meta.lost_at.map(|at| Loss {
+            at,
+            quiet_until: at + settings.loss_quiet,
+            clock_leeway: settings.key_clock_leeway,
+        });
+        let forgotten_before =
+            Arc::new(AtomicI64::new(meta.forgotten_before.map_or(i64::MIN, |before| before.0)));
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let hub = Arc::new(Hub::default());
         let broken = Arc::new(AtomicBool::new(false));
-        let writer = Writer { connection, hub: Arc::clone(&hub), broken: Arc::clone(&broken) };
-        std::thread::Builder::new()
+        let writer = Writer {
+            connection,
+            mark,
+            meta,
+            commits,
+            hub: Arc::clone(&hub),
+            broken: Arc::clone(&broken),
+            forgotten_before: Arc::clone(&forgotten_before),
+            _lock: lock,
+        };
+        let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(queue))
-            .map_err(|error| io("cannot start the writer of", &error))?;
+            .map_err(|error| Error::Unavailable(format!("its writer cannot be started: {error}")))?;
         let shared = Shared {
-            writes,
+            writes: Some(writes),
+            writer: Some(writer),
             readers: Mutex::new(Vec::new()),
             reading: Semaphore::new(READERS_MAX),
-            file,
+            file: Files::of(&settings.directory).journal,
             hub,
             broken,
             damaged: Mutex::default(),
-            _lock: lock,
+            clock: clock.clone(),
+            retention: settings.retention,
+            loss,
+            forgotten_before,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let journal = Self { shared: Arc::new(shared) };
+        if let Some(loss) = journal.loss() {
+            tracing::warn!(
+                lost_at = loss.at.0,
+                quiet_until = loss.quiet_until.0,
+                "a journal was lost: keys that may be older wait, and cost a read each"
+            );
+        }
+        Ok(journal)
     }
 
     /// Whether a commit failed in a way that allows no further write: the
@@ -131,13 +183,21 @@ impl Embedded {
         self.shared.broken.load(Ordering::Acquire)
     }
 
-    async fn write(&self, write: Write) -> Result<Written, Error> {
+    async fn write(&self, write: Write) -> Result<Answer, Error> {
         let (answer, written) = oneshot::channel();
         let gone = || Error::Unavailable("the journal's writer has ended".to_owned());
-        self.shared.writes.send(Job { write, answer }).await.map_err(|_| gone())?;
+        let writes = self.shared.writes.as_ref().ok_or_else(gone)?;
+        writes.send(Job { write, answer }).await.map_err(|_| gone())?;
         // From here on the write may happen whether or not we hear of it.
         let lost = |_| Error::Unconfirmed("the journal's writer has ended".to_owned());
         written.await.map_err(lost)?
+    }
+
+    async fn put(&self, write: Write) -> Result<Written, Error> {
+        match self.write(write).await? {
+            Answer::Written(written) => Ok(written),
+            Answer::Forgotten(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+        }
     }
 
     async fn read<R: Send + 'static>(
@@ -151,7 +211,7 @@ impl Embedded {
             let idle = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match idle {
                 Some(connection) => connection,
-                None => rows::open(&shared.file, false)?,
+                None => schema::open_to_read(&shared.file)?,
             };
             let result = query(&connection)?;
             shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -172,11 +232,11 @@ impl Journal for Embedded {
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
-        self.write(Write::Insert(Box::new(entry))).await
+        self.put(Write::Insert(Box::new(entry))).await
     }
 
     async fn update(&self, entry: Entry) -> Result<Written, Error> {
-        self.write(Write::Update(Box::new(entry))).await
+        self.put(Write::Update(Box::new(entry))).await
     }
 
     async fn due(&self, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
@@ -211,16 +271,28 @@ impl Journal for Embedded {
         self.read(move |connection| rows::list(connection, &filter, before, most)).await
     }
 
-    async fn tombstone(&self, _: &CallerName, _: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
-        Ok(None)
-    }
-
-    fn remembers_since(&self) -> Timestamp {
-        Timestamp(i64::MIN)
+    async fn tombstone(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
+        let (caller, key) = (caller.clone(), key.clone());
+        self.read(move |connection| rows::tombstone(connection, &caller, &key)).await
     }
 
     fn loss(&self) -> Option<Loss> {
-        None
+        // Older keys than that are refused in any case.
+        let now = self.shared.clock.now();
+        self.shared.loss.filter(|loss| now < loss.at + self.shared.retention)
+    }
+
+    async fn forget(&self, most: usize) -> Result<usize, Error> {
+        let before = self.shared.clock.now() - self.shared.retention;
+        match self.write(Write::Forget(before, most)).await? {
+            Answer::Forgotten(count) => Ok(count),
+            Answer::Written(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+        }
+    }
+
+    fn remembers_since(&self) -> Timestamp {
+        let forgotten = Timestamp(self.shared.forgotten_before.load(Ordering::Acquire));
+        (self.shared.clock.now() - self.shared.retention).max(forgotten)
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
@@ -228,88 +300,18 @@ impl Journal for Embedded {
     }
 
     async fn check(&self) -> Result<(), Error> {
-        self.write(Write::Check).await.map(|_| ())
+        self.put(Write::Check).await.map(|_| ())
     }
 }
 
-struct Writer {
-    connection: Connection,
-    hub: Arc<Hub>,
-    broken: Arc<AtomicBool>,
-}
-
-impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        while let Some(first) = queue.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH_MAX
-                && let Ok(job) = queue.try_recv()
-            {
-                batch.push(job);
-            }
-            let (writes, answers): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|job| (job.write, job.answer)).unzip();
-            let results = match self.commit(&writes) {
-                Ok(results) => results,
-                Err(error) => writes.iter().map(|_| Err(error.clone())).collect(),
-            };
-            for ((write, result), answer) in writes.iter().zip(results).zip(answers) {
-                if let (Ok(Written::Done), Write::Insert(entry) | Write::Update(entry)) = (&result, write) {
-                    self.hub.changed(entry.id, entry.revision);
-                }
-                // A caller that stopped waiting reads the entry later.
-                drop(answer.send(result));
-            }
+impl Drop for Shared {
+    /// Whoever opens the journal next finds nobody in it.
+    fn drop(&mut self) {
+        drop(self.writes.take());
+        if let Some(writer) = self.writer.take() {
+            // It ends when it has written what was sent to it; if it panicked
+            // there is nothing left to do.
+            drop(writer.join());
         }
     }
-
-    fn commit(&mut self, writes: &[Write]) -> Result<Vec<Result<Written, Error>>, Error> {
-        if self.broken.load(Ordering::Acquire) {
-            return Err(Error::Unavailable("an earlier write failed for good".to_owned()));
-        }
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(rows::unavailable)?;
-        let mut results = Vec::with_capacity(writes.len());
-        for write in writes {
-            let result = match write {
-                Write::Insert(entry) => rows::insert(&transaction, entry),
-                Write::Update(entry) => rows::update(&transaction, entry),
-                Write::Check => rows::touch(&transaction),
-            };
-            // A failing statement may have ended the whole transaction: then
-            // none of it is written.
-            match result {
-                Err(error) if transaction.is_autocommit() => return Err(error),
-                result => results.push(result),
-            }
-        }
-        match transaction.commit() {
-            Ok(()) => Ok(results),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                Err(rows::unavailable(error))
-            }
-            Err(error) => {
-                self.broken.store(true, Ordering::Release);
-                tracing::error!(%error, "the journal could not commit; this process must not write again");
-                Err(Error::Unconfirmed(error.to_string()))
-            }
-        }
-    }
-}
-
-/// Holding the lock proves that whoever started these is dead.
-fn take_over(connection: &mut Connection, now: Timestamp, schedule: &Schedule) -> Result<(), Error> {
-    let transaction =
-        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(rows::unavailable)?;
-    let why = "payops ended while the attempt was under way".to_owned();
-    for entry in rows::started(&transaction)? {
-        let event = Event::doubted(why.clone());
-        if let Some(mut next) = entry.after(&event, now, schedule)? {
-            next.reading.next_at = Some(now);
-            rows::update(&transaction, &next)?;
-        }
-    }
-    transaction.commit().map_err(rows::unavailable)
 }

@@ -2,6 +2,7 @@
 //! screen, and one arm for the rest.
 
 pub mod history;
+mod lost;
 pub mod reading;
 
 use std::time::Duration;
@@ -222,12 +223,8 @@ impl State {
             (Declined(_), Event::Proven(_)) => {
                 Review { why: "it took effect after it had been declined".to_owned() } // T10
             }
-            (Review { .. }, Event::Resolved(resolution)) => match &resolution.outcome {
-                Resolved::Succeeded(proof) => Succeeded(proof.clone()),
-                Resolved::Declined(decline) => Declined(decline.clone()),
-                Resolved::Released => Released { why: resolution.why() },
-            }, // T11
-            (InDoubt { .. }, Event::Resent { .. }) => Resent, // T12
+            (Review { .. }, Event::Resolved(resolution)) => resolution.outcome.state(), // T11
+            (InDoubt { .. }, Event::Resent { .. }) => Resent,                           // T12
             // Of the later attempt alone: the earlier one is as doubtful as before.
             (Resent, Event::NotSent { why } | Event::Doubted { why, .. }) => doubt(why),
             (Resent, Event::Refused(decline)) => doubt(&decline.message),
@@ -363,6 +360,12 @@ impl Entry {
     /// The entry after `event`; none where nothing changes.
     pub fn after(&self, event: &Event, now: Timestamp, schedule: &Schedule) -> Result<Option<Self>, Illegal> {
         let Some(state) = self.state.next(event)? else { return Ok(self.named(event)) };
+        if let Event::Resolved(resolution) = event
+            && self.proposal.as_ref() != Some(&resolution.proposal)
+        {
+            // Two persons decide the same thing, or nothing.
+            return Err(Illegal { state: self.state.as_str(), event: "resolved otherwise than proposed" });
+        }
         let mut next = Self { state, revision: self.revision.saturating_add(1), ..self.clone() };
         let asked = event.retry_after().map(|wait| now + wait);
         let not_before = self.reading.not_before.max(asked).filter(|at| *at > now);
@@ -375,7 +378,7 @@ impl Entry {
                 return Ok(Some(next));
             }
             Event::Proposed(proposal) => {
-                next.remember(Some(proposed(proposal)), event, now);
+                next.remember(Some(proposal.why()), event, now);
                 next.proposal = Some(proposal.clone());
                 return Ok(Some(next));
             }
@@ -460,10 +463,6 @@ impl Entry {
 fn doubt(why: &str) -> State {
     let why = format!("sent again, and an earlier attempt is in doubt as before: {why}");
     State::InDoubt { why, pushback: false }
-}
-
-fn proposed(proposal: &Proposal) -> String {
-    format!("proposes {}: {}", proposal.decision.as_str(), proposal.reason)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]

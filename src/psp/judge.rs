@@ -73,6 +73,42 @@ impl<'a> Sought<'a> {
     }
 }
 
+/// By what an event is recognised as the command's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It carries the command's tag.
+    Tag,
+    /// It names the PSP's id of the command's accepted request [D 3.6].
+    RequestId,
+}
+
+/// By what each event is recognised as the command's, in the events' order:
+/// those that [`judge`] counts, and those that they complete.
+pub fn marks(sought: &Sought<'_>, transaction: &Transaction) -> Vec<Option<Mark>> {
+    let name = match sought.kind {
+        Kind::Capture => "CAPTURE",
+        Kind::Void => "VOID",
+        Kind::Refund => "REFUND",
+    };
+    let begins = |event: &Event| event.name.strip_prefix("INITIATE_") == Some(name);
+    let by_id = |event: &Event, id: Option<&str>| {
+        if marked(sought, event) { Some(Mark::Tag) } else { accepted(sought, id).then_some(Mark::RequestId) }
+    };
+    let begun: Vec<&str> = transaction
+        .events
+        .iter()
+        .filter(|event| begins(event) && by_id(event, event.request_id.as_deref()).is_some())
+        .filter_map(|event| event.request_id.as_deref())
+        .collect();
+    let mark = |event: &Event| match event.correlation_request_id.as_deref() {
+        _ if begins(event) => by_id(event, event.request_id.as_deref()),
+        _ if event.name != name => None,
+        Some(id) if begun.contains(&id) && !marked(sought, event) => Some(Mark::RequestId),
+        id => by_id(event, id),
+    };
+    transaction.events.iter().map(mark).collect()
+}
+
 /// Judges the transaction.
 pub fn judge(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
     match (sought.kind, sought.amount) {
@@ -85,24 +121,9 @@ pub fn judge(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
 }
 
 fn judge_amount(sought: &Sought<'_>, name: &str, amount: i64, transaction: &Transaction) -> Verdict {
-    let initiate = format!("INITIATE_{name}");
-    let begun: Vec<&Event> = transaction
-        .events
-        .iter()
-        .filter(|event| event.name == initiate)
-        .filter(|event| marked(sought, event) || accepted(sought, event.request_id.as_deref()))
-        .collect();
-    let completes = |event: &Event| {
-        event.correlation_request_id.as_deref().is_some_and(|id| {
-            accepted(sought, Some(id)) || begun.iter().any(|begun| begun.request_id.as_deref() == Some(id))
-        })
-    };
-    let ours: Vec<&Event> = transaction
-        .events
-        .iter()
-        .filter(|event| event.name == name)
-        .filter(|event| marked(sought, event) || completes(event))
-        .collect();
+    let marks = marks(sought, transaction);
+    let marked = transaction.events.iter().zip(marks).filter_map(|(event, mark)| mark.map(|_| event));
+    let (ours, begun): (Vec<&Event>, Vec<&Event>) = marked.partition(|event| event.name == name);
 
     let done: Vec<&Event> = ours.iter().copied().filter(|event| event.success == Some(true)).collect();
     if done.iter().any(|event| event.amount.is_none()) {
@@ -161,16 +182,9 @@ fn judge_void(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
             return Verdict::Accepted { request_id: begun.request_id.clone(), partly: false };
         }
     }
-    let begun_by_us = |id: &str| {
-        accepted(sought, Some(id))
-            || events("INITIATE_VOID")
-                .any(|begun| begun.request_id.as_deref() == Some(id) && marked(sought, begun))
-    };
-    let ours: Vec<&Event> = events("VOID")
-        .filter(|event| {
-            marked(sought, event) || event.correlation_request_id.as_deref().is_some_and(begun_by_us)
-        })
-        .collect();
+    let ours = transaction.events.iter().zip(marks(sought, transaction));
+    let ours: Vec<&Event> =
+        ours.filter(|(event, mark)| event.name == "VOID" && mark.is_some()).map(|(event, _)| event).collect();
     if ours.iter().any(|event| event.correction.is_some_and(|c| !fits(c, event, transaction))) {
         return Verdict::Contradicted("a correction does not fit the sums of the events".into());
     }

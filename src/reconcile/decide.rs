@@ -36,7 +36,8 @@ pub struct Rules {
     pub read_lag_max: Duration,
     /// Empty reads count as two when this far apart.
     pub absent_reads_apart: Duration,
-    /// An unclear failure that stays the same is believed after this time.
+    /// An unclear failure that stays the same is believed after this time, and
+    /// not before an effect would have shown (A4, A5).
     pub failed_event_settles_after: Duration,
     /// Part of an amount for this long is a case for a person.
     pub partial_review_after: Duration,
@@ -86,9 +87,11 @@ pub fn decide(
         Ok(Verdict::Accepted { request_id, partly }) => accepted(entry, request_id, partly, issued_at, rules),
         Ok(Verdict::FailedUnclearly { error, events }) => {
             let streak = streak(entry, Finding::FailedUnclearly, issued_at);
-            if streak.count >= FAILED_READS
-                && issued_at.since(streak.since) >= rules.failed_event_settles_after
-            {
+            let stayed = issued_at.since(streak.since);
+            // It may take effect like any request that arrived (A4), and reads
+            // have to have caught up with that (A5).
+            let would_show = stayed > rules.settle_max + rules.read_lag_max;
+            if streak.count >= FAILED_READS && would_show && stayed >= rules.failed_event_settles_after {
                 let said = error.message.as_deref().unwrap_or("no message").to_owned();
                 return Event::Refused(Box::new(Decline {
                     reason: Reason::Declined,

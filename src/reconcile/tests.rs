@@ -1,7 +1,7 @@
 //! Reading back leaves the PSP alone when it asks for that.
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::embedded::Embedded;
+use crate::journal::embedded::{Embedded, Settings};
 use crate::journal::entry::Schedule;
 use crate::payment::{Action, Command, Guards, Operation};
 use crate::psp::fake::{Fake, transaction};
@@ -30,7 +30,8 @@ async fn room(received: Received) -> Room {
     };
     let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(2), jitter_percent: 0 };
     let directory = tempfile::tempdir().unwrap();
-    let journal = Embedded::open(directory.path(), NOW, &schedule).unwrap();
+    let journal =
+        Embedded::open(&Settings::beginning(directory.path()), &Clock::manual(NOW), &schedule).unwrap();
     let entry = Entry::start(&command, NOW, NOW + Duration::from_hours(4), NOW + WAIT);
     journal.insert(entry.clone()).await.unwrap();
     let psp = Fake::showing(Ok(transaction("AUTHORIZED", vec![])));

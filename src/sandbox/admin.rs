@@ -173,6 +173,8 @@ async fn change_settings(Extracted(state): Shared, mut fields: Fields) -> Reply 
     let life = fields.count("token_life_seconds", core.tokens.life.as_secs(), SECONDS_MAX)?;
     let later = u64::try_from(core.later.as_millis()).unwrap_or(SECONDS_MAX);
     let later = fields.count("asynchronous_delay_ms", later, SECONDS_MAX * 1_000)?;
+    let retry = u64::try_from(core.hooks.retry.as_millis()).unwrap_or(SECONDS_MAX);
+    let retry = fields.count("webhook_retry_ms", retry, SECONDS_MAX * 1_000)?;
     let requests_max = fields.count("requests_max", entries(core.requests.max), ENTRIES_MAX)?;
     let mut behaviour = core.ledger.behaviour.clone();
     let ledger_max = fields.count("ledger_max", entries(behaviour.ledger_max), ENTRIES_MAX)?;
@@ -191,6 +193,7 @@ async fn change_settings(Extracted(state): Shared, mut fields: Fields) -> Reply 
     core.requests.max = usize::try_from(requests_max).unwrap_or(core.requests.max);
     core.tokens.life = Duration::from_secs(life);
     core.later = Duration::from_millis(later);
+    core.hooks.retry = Duration::from_millis(retry);
     Ok(axum::Json(shown(&core)).into_response())
 }
 
@@ -199,6 +202,7 @@ fn shown(core: &Core) -> Value {
     json!({
         "token_life_seconds": core.tokens.life.as_secs(),
         "asynchronous_delay_ms": u64::try_from(core.later.as_millis()).unwrap_or(u64::MAX),
+        "webhook_retry_ms": u64::try_from(core.hooks.retry.as_millis()).unwrap_or(u64::MAX),
         "echo_metadata": behaviour.echo_metadata,
         "completion_repeats_reference": behaviour.completion_repeats_reference,
         "void_completion_correlates": behaviour.void_completion_correlates,

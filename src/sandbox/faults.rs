@@ -31,6 +31,8 @@ pub enum Fault {
     ReadLag(Duration),
     /// The answer goes wrong; what was asked is done.
     Delivery(Delivery),
+    /// The webhook that tells of a change goes wrong; the change does not `[D 10.1]`.
+    Hook(Hook),
 }
 
 /// Before anything is looked at.
@@ -92,6 +94,19 @@ pub enum Delivery {
     TruncatedJson,
     /// The body in pieces of so many bytes, a pause after each.
     SlowDrip { bytes: usize, pause: Duration },
+}
+
+/// Beside the way back: the webhook.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook {
+    /// Never sent.
+    Lost,
+    /// Sent twice, as one and the same delivery.
+    Duplicated,
+    /// Signed with another secret, at each attempt.
+    WrongSignature,
+    /// Sent before GET shows what it is about, by so long `[D 12 #6]`.
+    Early(Duration),
 }
 
 /// Which requests a fault strikes.

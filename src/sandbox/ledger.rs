@@ -25,6 +25,9 @@ pub const TRANSACTIONS_MAX: usize = 1_000_000;
 /// The most events of a transaction; beyond, nothing is done to it.
 const EVENTS_MAX: usize = 10_000;
 
+/// The most changes that wait to be told of: a request makes two at most.
+const CHANGES_MAX: usize = 1_000;
+
 /// A kind of money operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -197,7 +200,18 @@ pub struct Ledger {
     order: Vec<String>,
     effects: VecDeque<Effect>,
     sequence: u64,
+    /// What nobody was told of yet.
+    changes: Vec<Change>,
     random: Random,
+}
+
+/// A transaction was created or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The transaction's id.
+    pub transaction: String,
+    /// `capture`, `refund`, `void`, or another word.
+    pub operation: &'static str,
 }
 
 impl Ledger {
@@ -209,6 +223,7 @@ impl Ledger {
             order: Vec::new(),
             effects: VecDeque::new(),
             sequence: 0,
+            changes: Vec::new(),
             random: Random::new(seed),
         }
     }
@@ -225,6 +240,7 @@ impl Ledger {
         }
         let transaction = Transaction::open(id.clone(), opening, &mut self.random, now);
         self.order.push(id.clone());
+        self.changed(&id, "create");
         Ok(self.transactions.entry(id).or_insert(transaction))
     }
 
@@ -254,7 +270,20 @@ impl Ledger {
         transaction.room_for_events()?;
         transaction.events.push(event);
         transaction.updated_at = now;
+        self.changed(id, "event");
         Ok(())
+    }
+
+    /// Remembers a change, to be told of by whoever takes it.
+    pub fn changed(&mut self, id: &str, operation: &'static str) {
+        if self.changes.len() < CHANGES_MAX {
+            self.changes.push(Change { transaction: id.to_owned(), operation });
+        }
+    }
+
+    /// What has changed since this was asked last.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     fn record(&mut self, order: &Order, kind: Kind, amount: i64, ids: (&str, &str), now: Timestamp) {

@@ -12,16 +12,17 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use self::route::{Call, route};
+use self::route::{Call, HooksCall, route};
 use super::deliver::{Answer, deliver, lose};
 use super::faults::{Admission, Delivery, Fault};
 use super::fields::{BODY_MAX, BODY_TIMEOUT};
+use super::hooks::{self, Delivery as WebhookDelivery};
 use super::ledger::Completion;
 use super::line::Connection;
 use super::requests::Entry;
 use super::state::{Core, Now, State};
 use super::token::{Bearer, fingerprint};
-use super::wire::{Refusal, time};
+use super::wire::{Object, Refusal, time};
 
 /// A request of an API client.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ struct Performed {
     answer: Answer,
     /// Accepted operations, to be ended later: transaction, request id, how.
     accepted: Vec<(String, String, Completion)>,
+    /// What is to be sent to subscribers.
+    webhooks: Vec<WebhookDelivery>,
     faults: Vec<&'static str>,
 }
 
@@ -174,7 +177,9 @@ impl Received {
     fn apply(&self, state: &Arc<State>) -> Answer {
         let performed = {
             let mut core = state.lock();
-            let performed = perform(&mut core, self, Now::read());
+            let now = Now::read();
+            let mut performed = perform(&mut core, self, now);
+            performed.webhooks.extend(core.announce(now));
             let noted = performed.faults.iter().map(|name| (*name).to_owned());
             core.requests.change(self.sequence, |entry| entry.faults.extend(noted));
             performed
@@ -182,6 +187,7 @@ impl Received {
         for (transaction, request_id, completion) in performed.accepted {
             state.put_off_completion(transaction, request_id, completion);
         }
+        hooks::send(state, performed.webhooks);
         performed.answer
     }
 }
@@ -202,6 +208,10 @@ fn rate_limited(retry_after: u64, http_date: bool) -> Answer {
 fn perform(core: &mut Core, received: &Received, now: Now) -> Performed {
     if let Call::Money { kind, transaction } = &received.call {
         return money::perform(core, received, *kind, transaction, now)
+            .unwrap_or_else(|refusal| Performed::plain(refusal.into()));
+    }
+    if let Call::Hooks(call) = &received.call {
+        return answer_hooks(core, received, call, now)
             .unwrap_or_else(|refusal| Performed::plain(refusal.into()));
     }
     Performed::plain(answer_plainly(core, received, now).unwrap_or_else(Answer::from))
@@ -230,9 +240,31 @@ fn answer_plainly(core: &mut Core, received: &Received, now: Now) -> Result<Answ
             let bearer = authorize(core, received, transaction, now)?;
             money::authorization(core, received, &bearer, transaction, now)?
         }
-        Call::Money { .. } => return Err(Refusal::not_found()), // answered elsewhere
+        Call::Money { .. } | Call::Hooks(_) => return Err(Refusal::not_found()), // answered elsewhere
     };
     Ok(Answer::of(StatusCode::OK, body))
+}
+
+/// Subscriptions. Statuses and bodies of the answers are not documented.
+fn answer_hooks(
+    core: &mut Core,
+    received: &Received,
+    call: &HooksCall,
+    now: Now,
+) -> Result<Performed, Refusal> {
+    let account = authenticate(core, received, now)?.account;
+    let (status, body, webhooks) = match call {
+        HooksCall::Subscribe => {
+            let body = serde_json::from_slice::<Object>(&received.body);
+            let body = body.map_err(|_| Refusal::bad_request("The body must be a JSON object"))?;
+            let (shown, ping) = core.hooks.subscribe(&account, &body)?;
+            (StatusCode::CREATED, shown, ping)
+        }
+        HooksCall::Unsubscribe(id) => (StatusCode::OK, core.hooks.unsubscribe(&account, id)?, Vec::new()),
+        HooksCall::Ping(id) => (StatusCode::OK, json!({}), core.hooks.ping(&account, id)?),
+        HooksCall::Deliveries(id) => (StatusCode::OK, core.hooks.deliveries(&account, id)?, Vec::new()),
+    };
+    Ok(Performed { webhooks, ..Performed::plain(Answer::of(status, body)) })
 }
 
 /// Whom the token speaks for; 403 where the path names another account.
@@ -259,6 +291,6 @@ fn another_account() -> Refusal {
 
 impl Performed {
     fn plain(answer: Answer) -> Self {
-        Self { answer, accepted: Vec::new(), faults: Vec::new() }
+        Self { answer, accepted: Vec::new(), webhooks: Vec::new(), faults: Vec::new() }
     }
 }

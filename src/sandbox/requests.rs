@@ -15,7 +15,8 @@ pub struct Entry {
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// `capture`, `refund`, `void`, `get`, `list`, `token`, `authorization`, `update` or `unknown`.
+    /// `capture`, `refund`, `void`, `get`, `list`, `token`, `authorization`, `update`, `hooks` or
+    /// `unknown`.
     pub operation: &'static str,
     /// The transaction in the path.
     pub transaction: Option<String>,

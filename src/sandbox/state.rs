@@ -1,6 +1,6 @@
 //! Everything the sandbox remembers, behind one lock that is never held across an await.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::faults::Faults;
-use super::ledger::{Completion, Ledger, Outcome};
+use super::faults::{Fault, Faults, Hook};
+use super::hooks::{self, Delivery, Hooks};
+use super::ledger::{Completion, Lag, Ledger, Outcome};
 use super::requests::Requests;
 use super::token::Tokens;
 use super::{Settings, demo};
@@ -29,6 +30,8 @@ pub struct Core {
     pub tokens: Tokens,
     /// What is to go wrong.
     pub faults: Faults,
+    /// Who is told of changes.
+    pub hooks: Hooks,
     /// What was received.
     pub requests: Requests,
     /// How long products with asynchronous refunds take.
@@ -46,6 +49,8 @@ pub struct State {
     core: Mutex<Core>,
     stop: CancellationToken,
     put_off: Arc<Semaphore>,
+    /// Made when the first webhook is sent; absent if it cannot be made.
+    client: OnceLock<Option<reqwest::Client>>,
 }
 
 /// One moment on both clocks: the calendar's for what is shown, the monotonic one for what expires.
@@ -70,17 +75,42 @@ impl Core {
         if settings.demo_transactions {
             demo::open_all(&mut ledger, Timestamp::now());
         }
+        ledger.take_changes(); // nobody could have subscribed
         // Tokens of an earlier generation must not become valid again.
         let token_seed = settings.seed.wrapping_add(generation);
         Self {
             ledger,
             tokens: Tokens::new(settings.accounts.clone(), settings.token_life, token_seed),
             faults: Faults::new(settings.seed),
+            hooks: Hooks::new(token_seed),
             requests: Requests::default(),
             later: LATER,
             generation,
             forget: stop.child_token(),
         }
+    }
+
+    /// What is to be sent of all that has changed since this was asked last. A webhook that comes early is one whose
+    /// change GET does not show yet.
+    pub fn announce(&mut self, now: Now) -> Vec<Delivery> {
+        let mut due = Vec::new();
+        for change in self.ledger.take_changes() {
+            let Ok(transaction) = self.ledger.get_mut(&change.transaction) else { continue };
+            if !self.hooks.has_listeners(&transaction.opening.account) {
+                continue;
+            }
+            let id = Some(change.transaction.as_str());
+            let fault = self.faults.take(change.operation, id, |fault| match fault {
+                Fault::Hook(hook) => Some(*hook),
+                _ => None,
+            });
+            if let Some((Hook::Early(delay), _)) = fault {
+                let shown = transaction.before_last_event();
+                transaction.lag = Some(Lag { until: now.instant + delay, shown });
+            }
+            due.extend(self.hooks.changed(transaction, fault));
+        }
+        due
     }
 }
 
@@ -88,7 +118,7 @@ impl State {
     /// The state at start. Work that was put off ends when `stop` is cancelled.
     pub fn new(settings: Settings, stop: CancellationToken) -> Self {
         let core = Mutex::new(Core::new(&settings, 0, &stop));
-        Self { settings, core, stop, put_off: Arc::new(Semaphore::new(PUT_OFF_MAX)) }
+        Self { settings, core, stop, put_off: Arc::new(Semaphore::new(PUT_OFF_MAX)), client: OnceLock::new() }
     }
 
     /// The state. Never keep it across an await.
@@ -105,19 +135,29 @@ impl State {
 
     /// Runs `work` after `delay`, unless the sandbox was reset or stopped meanwhile.
     pub fn put_off(self: &Arc<Self>, delay: Duration, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let state = Arc::clone(self);
+        self.run(async move {
+            tokio::time::sleep(delay).await;
+            work(&state);
+        });
+    }
+
+    /// Runs `work` beside everything else, until the sandbox is reset or stopped.
+    pub fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(permit) = Arc::clone(&self.put_off).try_acquire_owned() else {
             tracing::warn!(most = PUT_OFF_MAX, "too much is put off; what came last will not happen");
             return;
         };
-        let state = Arc::clone(self);
         let forget = self.lock().forget.clone();
         tokio::spawn(async move {
-            let due = forget.run_until_cancelled(tokio::time::sleep(delay)).await;
-            if due.is_some() && !forget.is_cancelled() {
-                work(&state);
-            }
+            forget.run_until_cancelled(work).await;
             drop(permit);
         });
+    }
+
+    /// The client that webhooks are sent with.
+    pub fn client(&self) -> Option<&reqwest::Client> {
+        self.client.get_or_init(hooks::client).as_ref()
     }
 
     /// Sees to it that an accepted operation ends as it is to end.
@@ -131,9 +171,13 @@ impl State {
             return;
         }
         self.put_off(completion.after, move |state| {
-            let outcome = &completion.outcome;
-            let ended =
-                state.lock().ledger.complete(&transaction, Some(&request_id), outcome, Timestamp::now());
+            let (outcome, now) = (&completion.outcome, Now::read());
+            let (ended, webhooks) = {
+                let mut core = state.lock();
+                let ended = core.ledger.complete(&transaction, Some(&request_id), outcome, now.wall);
+                (ended, core.announce(now))
+            };
+            hooks::send(state, webhooks);
             if let Err(refusal) = ended {
                 tracing::warn!(transaction, message = refusal.message, "an accepted operation could not end");
             }

@@ -36,13 +36,15 @@ pub struct Tokens {
     random: Random,
 }
 
-/// What an API client may do `[D 2.4]`. `admin:checkout` is both.
+/// What an API client may do `[D 2.4]`. `admin:checkout` is the first two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scopes {
     /// `read:checkout`: GET and the list.
     pub read: bool,
     /// `write:checkout`: capture, refund, void and PUT.
     pub write: bool,
+    /// `admin:hooks`, `write:hooks`: subscriptions to webhooks, and reading them.
+    pub hooks: bool,
 }
 
 /// Whom a valid token speaks for.
@@ -63,19 +65,21 @@ struct Issued {
 }
 
 impl Scopes {
-    const ALL: Self = Self { read: true, write: true };
+    const ALL: Self = Self { read: true, write: true, hooks: true };
 
     /// Reads `scopes`; all when absent.
     pub fn read(value: Option<Value>) -> Result<Self, Invalid> {
         let Some(value) = value else { return Ok(Self::ALL) };
-        let mut scopes = Self { read: false, write: false };
-        let remedy = "send an array of admin:checkout, read:checkout, write:checkout";
+        let mut scopes = Self { read: false, write: false, hooks: false };
+        let remedy =
+            "send an array of admin:checkout, read:checkout, write:checkout, admin:hooks, write:hooks";
         let invalid = || Invalid::new("scopes", remedy);
         for scope in value.as_array().ok_or_else(invalid)? {
             match scope.as_str() {
-                Some("admin:checkout") => scopes = Self::ALL,
+                Some("admin:checkout") => (scopes.read, scopes.write) = (true, true),
                 Some("read:checkout") => scopes.read = true,
                 Some("write:checkout") => scopes.write = true,
+                Some("admin:hooks" | "write:hooks") => scopes.hooks = true,
                 _ => return Err(invalid()),
             }
         }

@@ -4,13 +4,14 @@
 mod deadlines;
 mod fields;
 mod names;
+mod review;
 mod transport;
 mod wire;
 
 use std::fmt::Debug;
 
 use h2::Reason;
-use payops::grpc::pb;
+use payops::grpc::pb::{self, operation_review_service_client::OperationReviewServiceClient};
 use tonic::{Code, Request, Status};
 
 use crate::support::{Caller, Refused, TestApp, capture, line, refund, refused, void};
@@ -49,6 +50,10 @@ enum Call {
     GetOperation(pb::GetOperationRequest),
     WatchOperation(pb::WatchOperationRequest),
     HealthCheck(String),
+    List(pb::ListOperationsRequest),
+    GetEvidence(String),
+    WatchRecord(String),
+    Resolve(pb::ResolveOperationRequest),
 }
 
 /// What has to come of it, and what came.
@@ -253,6 +258,7 @@ impl Call {
             request
         }
         let mut client = orders.client.clone();
+        let mut reviews = OperationReviewServiceClient::new(app.channel().await);
         match self {
             Self::Capture(message) => client.capture(request(message, metadata)).await.map(drop),
             Self::Void(message) => client.void(request(message, metadata)).await.map(drop),
@@ -265,6 +271,16 @@ impl Call {
             Self::WatchOperation(message) => {
                 client.watch_operation(request(message, metadata)).await.map(drop)
             }
+            Self::List(message) => reviews.list_operations(request(message, metadata)).await.map(drop),
+            Self::GetEvidence(id) => {
+                let message = pb::GetOperationEvidenceRequest { operation_id: id.clone() };
+                reviews.get_operation_evidence(request(&message, metadata)).await.map(drop)
+            }
+            Self::WatchRecord(id) => {
+                let message = pb::WatchOperationRecordRequest { operation_id: id.clone() };
+                reviews.watch_operation_record(request(&message, metadata)).await.map(drop)
+            }
+            Self::Resolve(message) => reviews.resolve_operation(request(message, metadata)).await.map(drop),
             Self::HealthCheck(name) => {
                 let message = pb::health::HealthCheckRequest { service: name.clone() };
                 app.health().check(request(&message, metadata)).await.map(drop)

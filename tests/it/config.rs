@@ -11,7 +11,7 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["callers.toml", "ca.pem", "client_id", "client_secret"] {
+        for name in ["callers.toml", "ca.pem", "client_id", "client_secret", "webhook_secret"] {
             fs::write(folder.path().join(name), format!("the {name}\n")).unwrap();
         }
         Self(folder)
@@ -51,6 +51,9 @@ fn the_least_configuration_has_the_defaults() {
     assert_eq!(config.exactly_once.accepted_review_after, Duration::from_hours(7 * 24));
     assert_eq!(config.read_back.schedule.last(), Some(&Duration::from_mins(1)));
     assert_eq!(config.read_back.jitter_percent, 20);
+    assert_eq!((config.journal.new, config.journal.generation), (false, 1));
+    assert_eq!(config.journal.retention, Duration::from_hours(90 * 24));
+    assert_eq!(config.exactly_once.loss_fence, Duration::from_hours(24));
     assert!(config.server.reflection && !config.psp.allow_http);
 }
 
@@ -124,7 +127,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("server.connections_max = 0", "server.connections_max", "give a whole number from 1 to 65536"),
     ("server.connections_max = '10'", "server.connections_max", "is a string; write a whole number without quotes"),
     ("server.concurrent_streams_max = -1", "server.concurrent_streams_max", "\"-1\" is not in its bounds"),
-    ("server.wait_default = '1.5s'", "server.wait_default", "\"1.5s\" is not a duration; write a whole number and ms, s, m or h"),
+    ("server.wait_default = '1.5s'", "server.wait_default", "\"1.5s\" is not a duration; write a whole number and ms, s, m, h or d"),
     ("server.wait_default = 60", "server.wait_default", "with its unit"),
     ("server.wait_max = '31m'", "server.wait_max", "give from 1s to 30m"),
     ("server.reflection = 'yes'", "server.reflection", "write true or false without quotes"),
@@ -139,6 +142,13 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("read_back.schedule = ['1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s']",
         "read_back.schedule", "has 33 entries"),
     ("read_back.schedule = ['2s', '2 s']", "read_back.schedule", "\"2 s\" is not a duration"),
+    ("webhook.listen = 50053", "webhook.listen", "is an integer; write it in quotes"),
+    ("webhook.listen = 'localhost:1'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "\"localhost:1\" is not an IP address with a port"),
+    ("webhook.path = 'webhooks'", "webhook.path", "does not begin with a slash"),
+    ("webhook.path = '/{id}'", "webhook.path", "is not a plain path"),
+    ("webhook.secret = 'hunter2'", "webhook.secret", "is unknown"),
+    ("webhook.message_timeout = '2m'", "webhook.message_timeout", "give from 100ms to 60s"),
+    ("webhook.connections_max = 0", "webhook.connections_max", "from 1 to 4096"),
     ("log.format = 'xml'", "log.format", "write \"auto\", \"json\" or \"text\""),
     ("log.level = 'inof'", "log.level", "\"inof\" is not a log level"),
     ("log.level = ''", "log.level", "is not a log level"),
@@ -159,10 +169,20 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("server.wait_default = '6m'", "server.wait_default", "is longer than server.wait_max (5m)"),
     ("exactly_once.settle_max = '5s'", "exactly_once.settle_max", "for a sandbox on this machine only"),
     ("exactly_once.read_lag_max = '5s'", "exactly_once.read_lag_max", "give at least 60s"),
+    ("exactly_once.loss_quiet = '59s'", "exactly_once.loss_quiet", "for a sandbox on this machine only"),
+    ("exactly_once.loss_fence = '1s'\nexactly_once.loss_quiet = '1s'\npsp.base_url = 'http://127.0.0.1:8080'\njournal.generation = 0", "journal.generation", "from 1 to"),
+    ("exactly_once.loss_quiet = '25h'", "exactly_once.loss_quiet", "25h is longer than exactly_once.loss_fence (24h)"),
+    ("journal.new = true\njournal.generation = 2", "journal.new", "remove journal.new"),
+    ("journal.retention = '29d'", "journal.retention", "give from 30d to 3650d"),
     ("read_back.schedule = ['2s', '1s']", "read_back.schedule", "does not ascend"),
     ("read_back.schedule = ['2s', '2s']", "read_back.schedule", "does not ascend"),
     ("read_back.then_every = '30s'", "read_back.then_every", "is shorter than the last wait"),
+    ("webhook.listen = '127.0.0.1:1'", "webhook.secret_file", "is missing: nobody's webhook could be told from Dintero's; set it or PAYOPS_WEBHOOK_SECRET"),
+    ("webhook.secret_file = 'webhook_secret'", "webhook.listen", "no webhook would be received; give an address"),
+    ("webhook.listen = '127.0.0.1:50051'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "is server.listen; give it a port of its own"),
     // Files.
+    ("webhook.listen = '127.0.0.1:1'\nwebhook.secret_file = 'missing'", "webhook.secret_file", "its file cannot be used (No such file"),
+    ("webhook.listen = '127.0.0.1:1'\nwebhook.secret_file = ''", "webhook.secret_file", "is empty"),
     ("psp.ca_file = 'missing.pem'", "psp.ca_file", "cannot be read (No such file"),
     ("psp.ca_file = '.'", "psp.ca_file", "not a file"),
     ("psp.ca_file = ''", "psp.ca_file", "is empty"),
@@ -228,6 +248,18 @@ fn each_wrong_variable_is_named_with_its_remedy() {
             &[ID, ("PAYOPS_ACCOUNT_P00000001_CLIENT_SECRET", "")],
             "account.P00000001.client_secret",
             "is empty",
+        ),
+        (
+            "webhook.listen = '127.0.0.1:1'\nwebhook.secret_file = 'webhook_secret'",
+            &[("PAYOPS_WEBHOOK_SECRET", "hunter2")],
+            "webhook.secret_file",
+            "keep secret_file or the variable",
+        ),
+        (
+            "webhook.listen = '127.0.0.1:1'",
+            &[("PAYOPS_WEBHOOK_SECRET", "")],
+            "webhook.secret_file",
+            "is empty (in PAYOPS_WEBHOOK_SECRET)",
         ),
         (more, &[SECRET], "account.P00000001.client_secret", "keep client_secret_file or the variable"),
         ("", &[("PAYOPS_CALLERS_FILE", "missing")], "callers.file", "cannot be read"),
@@ -322,6 +354,28 @@ fn what_kubernetes_sets_for_a_service_is_no_mistake() {
 }
 
 #[test]
+fn webhooks_are_off_unless_an_address_and_a_secret_are_given() {
+    let folder = Folder::new();
+    assert_eq!(folder.load(&with(""), &[]).unwrap().webhook.listen, None);
+    let listen = "webhook.listen = '127.0.0.1:50053'\n";
+    let config = folder.load(&with(&format!("{listen}webhook.secret_file = 'webhook_secret'")), &[]).unwrap();
+    assert_eq!(config.webhook.listen, Some("127.0.0.1:50053".parse().unwrap()));
+    assert_eq!(config.webhook.path, "/webhooks/dintero");
+    let secrets = |config: &Config| {
+        let list = config.webhook.secret.as_ref().unwrap().read_list().unwrap();
+        list.iter().map(|secret| secret.expose_secret().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(secrets(&config), ["the webhook_secret"]);
+    let variable = [("PAYOPS_WEBHOOK_SECRET", "hunter2\nhunter3")];
+    let config = folder.load(&with(listen), &variable).unwrap();
+    assert_eq!(secrets(&config), ["hunter2", "hunter3"]);
+    let everything = format!("{config:?} {:?}", config.describe());
+    assert!(!everything.contains("hunter"), "{everything}");
+    let row = config.describe().iter().find(|row| row.key == "webhook.secret_file").unwrap();
+    assert_eq!(row.value, "set from the environment");
+}
+
+#[test]
 fn secrets_are_shown_by_their_source_alone() {
     let folder = Folder::new();
     let config = folder
@@ -365,7 +419,8 @@ fn the_sandbox_needs_nothing_else() {
 /// The example, with its credential files in a folder of the test.
 fn example(folder: &Path) -> String {
     fs::create_dir_all(folder.join("T12345678")).unwrap();
-    for name in ["T12345678/client_id", "T12345678/client_secret", "callers.toml", "ca.pem"] {
+    for name in ["T12345678/client_id", "T12345678/client_secret", "callers.toml", "ca.pem", "webhook_secret"]
+    {
         fs::write(folder.join(name), "x").unwrap();
     }
     EXAMPLE.replace("/etc/payops", folder.to_str().unwrap())

@@ -9,10 +9,20 @@ use serde_json::Value;
 use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::support::TestApp;
+use crate::support::{REVIEW_SERVICE, TestApp};
 
 /// Those that move nothing; every other RPC needs a key.
-const READS: &[&str] = &["GetTransaction", "GetOperation", "WatchOperation"];
+const KEYLESS: &[&str] = &[
+    "GetTransaction",
+    "GetOperation",
+    "WatchOperation",
+    "ListOperations",
+    "GetOperationEvidence",
+    "WatchOperationRecord",
+    "ResolveOperation",
+];
+/// Asks for everything where nothing is said.
+const LISTS: &str = "ListOperations";
 
 fn files() -> Vec<FileDescriptorProto> {
     FileDescriptorSet::decode(pb::DESCRIPTORS).unwrap().file
@@ -35,7 +45,7 @@ fn methods() -> Vec<(String, String)> {
             service.method.iter().map(|method| (method.name().to_owned(), path(service, method.name())))
         })
         .collect();
-    assert!(methods.len() >= 6, "{methods:?}");
+    assert!(methods.len() >= 10, "{methods:?}");
     methods
 }
 
@@ -64,9 +74,12 @@ async fn every_rpc_that_moves_money_needs_a_key() {
     let channel = app.channel().await;
     let mut money = 0;
     for (name, path) in methods() {
-        let refused = call_empty(&channel, &path, Some("token-of-orders")).await;
+        if name == LISTS {
+            continue;
+        }
+        let refused = call_empty(&channel, &path, Some("token-of-anna")).await;
         assert_eq!(refused.code(), Code::InvalidArgument, "{name}: {refused:?}");
-        if READS.contains(&name.as_str()) {
+        if KEYLESS.contains(&name.as_str()) {
             assert_eq!(reason(&refused), "INVALID_REQUEST", "{name}");
         } else {
             money += 1;
@@ -94,6 +107,29 @@ async fn every_rpc_needs_a_caller() {
             "{name}"
         );
     }
+}
+
+/// Whoever may not review is told so, whatever is asked; whoever may, may move money as before.
+#[tokio::test]
+async fn every_rpc_of_the_review_service_needs_a_reviewer() {
+    let app = TestApp::start().await;
+    let channel = app.channel().await;
+    let (mut refused, mut served) = (0, 0);
+    for (name, path) in methods() {
+        if !path.contains(REVIEW_SERVICE) {
+            served += 1;
+            continue;
+        }
+        refused += 1;
+        let told = call_empty(&channel, &path, Some("token-of-orders")).await;
+        assert_eq!(
+            (told.code(), reason(&told).as_str()),
+            (Code::PermissionDenied, "RPC_NOT_ALLOWED"),
+            "{name}: {told:?}"
+        );
+        assert!(told.message().contains("review = true"), "{told:?}");
+    }
+    assert_eq!((refused, served), (4, 6));
 }
 
 /// What `grpcurl describe` shows, and what generated code carries.

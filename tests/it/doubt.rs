@@ -250,6 +250,8 @@ async fn an_accepted_refund_is_pending_and_then_done() {
 async fn an_accepted_refund_that_fails_unclearly_is_believed_only_after_a_time_and_equal_reads() {
     let app = TestApp::start_with(|config| {
         config.exactly_once.failed_event_settles_after = Duration::from_millis(600);
+        config.exactly_once.settle_max = Duration::from_millis(300);
+        config.exactly_once.read_lag_max = Duration::from_millis(100);
         config.read_back.then_every = Duration::from_millis(200);
     })
     .await;

@@ -17,20 +17,24 @@ use tonic::{Code, transport::Channel};
 use crate::sandbox::world::World;
 use crate::support::{Caller, SERVICE, eventually, free_address};
 
-const PAYOPS: &str = env!("CARGO_BIN_EXE_payops");
-const TOKEN: &str = "token-of-orders";
+pub const PAYOPS: &str = env!("CARGO_BIN_EXE_payops");
+pub const TOKEN: &str = "token-of-orders";
 const AMOUNT: i64 = 29_990;
 
 /// A folder with everything that a process needs, and a PSP that outlives it.
-struct Place {
-    world: World,
+pub struct Place {
+    pub world: World,
     folder: tempfile::TempDir,
     address: SocketAddr,
 }
 
 impl Place {
-    async fn new() -> Self {
-        let world = World::start().await;
+    pub async fn new() -> Self {
+        Self::in_front_of(World::start().await)
+    }
+
+    /// In front of a sandbox that was made for the test.
+    pub fn in_front_of(world: World) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let place = Self { world, folder, address: free_address() };
         let hash = payops::callers::token_hash(TOKEN);
@@ -42,7 +46,7 @@ impl Place {
             "payops.toml",
             &format!(
                 "[server]\nlisten = \"{}\"\n[callers]\nfile = \"callers.toml\"\n\
-                 [journal]\ndirectory = \"journal\"\n\
+                 [journal]\ndirectory = \"journal\"\nnew = true\n\
                  [psp]\nbase_url = \"{base}\"\ntoken_base_url = \"{base}\"\n\
                  [[account]]\nid = \"T12345678\"\nclient_id_file = \"client_id\"\n\
                  client_secret_file = \"client_secret\"\n",
@@ -52,47 +56,49 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
     /// Starts the boundary and waits until it serves.
-    async fn serve(&self) -> Child {
-        let child = payops(&["serve", "--config", self.path("payops.toml").to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(fs::File::options().create(true).append(true).open(self.path("log")).unwrap())
-            .spawn()
-            .unwrap();
+    pub async fn serve(&self) -> Child {
+        self.serve_by(&mut payops(&["serve", "--config", self.path("payops.toml").to_str().unwrap()])).await
+    }
+
+    /// The same with a command that starts it.
+    pub async fn serve_by(&self, command: &mut Command) -> Child {
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         eventually("the boundary serves", async || self.health().await == Some(1)).await;
         child
     }
 
-    async fn health(&self) -> Option<i32> {
+    pub async fn health(&self) -> Option<i32> {
         let request = health::HealthCheckRequest { service: SERVICE.to_owned() };
         let answer = HealthClient::new(self.channel()).check(request).await;
         answer.ok().map(|answer| answer.get_ref().status)
     }
 
-    fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
     }
 
-    fn orders(&self) -> Caller {
+    pub fn orders(&self) -> Caller {
         let client =
             pb::payment_operations_service_client::PaymentOperationsServiceClient::new(self.channel());
         Caller { token: TOKEN.to_owned(), client }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap()
     }
 }
 
-fn payops(arguments: &[&str]) -> Command {
+pub fn payops(arguments: &[&str]) -> Command {
     let mut command = Command::new(PAYOPS);
     // Only what the test gives: a variable of the machine is no setting.
     command.args(arguments).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
@@ -100,12 +106,12 @@ fn payops(arguments: &[&str]) -> Command {
     command
 }
 
-async fn run(arguments: &[&str]) -> Output {
+pub async fn run(arguments: &[&str]) -> Output {
     let output = payops(arguments).output();
     tokio::time::timeout(Duration::from_secs(20), output).await.expect("it ends by itself").unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -114,7 +120,7 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
 }
 
-async fn ended(child: &mut Child) -> ExitStatus {
+pub async fn ended(child: &mut Child) -> ExitStatus {
     tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").unwrap()
 }
 
@@ -332,4 +338,55 @@ async fn callers_change_without_a_restart() {
     eventually("the refusal is logged", async || place.log().contains("the new callers file is refused"))
         .await;
     new.transaction(demo).await.unwrap();
+}
+
+/// How many sockets a process listens on.
+fn listeners(child: &Child) -> usize {
+    let id = child.id().expect("it runs");
+    let open: Vec<String> = fs::read_dir(format!("/proc/{id}/fd"))
+        .unwrap()
+        .filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{id}/net/tcp")).unwrap();
+    let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // 0A is LISTEN; the tenth field names the socket.
+    fields.filter(|row| row[3] == "0A" && open.contains(&format!("socket:[{}]", row[9]))).count()
+}
+
+#[tokio::test]
+async fn webhooks_are_received_on_an_address_of_their_own_and_only_where_one_is_given() {
+    let place = Place::new().await;
+    let mut without = place.serve().await;
+    assert_eq!(listeners(&without), 1);
+    signal(&without, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut without).await.code(), Some(0));
+
+    let config = fs::read_to_string(place.path("payops.toml")).unwrap();
+    let webhook = |address: SocketAddr| {
+        let section = format!("[webhook]\nlisten = \"{address}\"\nsecret_file = \"webhook_secret\"\n");
+        place.write("payops.toml", &(section + &config));
+    };
+    place.write("webhook_secret", "hunter2\n");
+    // The port for callers of another payops, say.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    webhook(taken.local_addr().unwrap());
+    let refused = run(&["serve", "--config", place.path("payops.toml").to_str().unwrap()]).await;
+    assert_eq!(refused.status.code(), Some(69));
+    assert!(text(&refused.stderr).contains("webhook.listen: cannot listen on"), "{}", text(&refused.stderr));
+
+    let address = free_address();
+    webhook(address);
+    let mut with = place.serve().await;
+    assert_eq!(listeners(&with), 2);
+    let url = format!("http://{address}/webhooks/dintero");
+    let sign = |secret: &str| crate::sandbox::webhooks::sign(secret, b"{}");
+    for (signature, status) in [(sign("hunter2"), 200), (sign("guessed"), 401)] {
+        let request = place.world.client.post(&url).header("event-signature", signature).body("{}");
+        assert_eq!(request.send().await.unwrap().status(), status);
+    }
+    signal(&with, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut with).await.code(), Some(0));
+    let log = place.log();
+    assert!(log.contains("receiving webhooks") && log.contains("a webhook was refused"), "{log}");
+    assert!(!log.contains("hunter2"), "the secret is in the log");
 }

@@ -17,16 +17,16 @@ const README: &str = include_str!("../../README.md");
 
 /// The program as the README starts it, but on ports of its own.
 #[derive(Debug)]
-struct Started {
+pub struct Started {
     child: Child,
     /// What it prints, from the second line on.
     printed: BufReader<ChildStdout>,
-    boundary: SocketAddr,
+    pub boundary: SocketAddr,
     simulator: SocketAddr,
 }
 
 impl Started {
-    fn by(arguments: &str) -> Self {
+    pub fn by(arguments: &str) -> Self {
         let (boundary, simulator) = (free_address(), free_address());
         let mut child = Command::new(env!("CARGO_BIN_EXE_payops"))
             .args(arguments.split_whitespace())
@@ -45,7 +45,7 @@ impl Started {
     }
 
     /// The document with the addresses of this process.
-    fn adapt(&self, markdown: &str) -> String {
+    pub fn adapt(&self, markdown: &str) -> String {
         markdown
             .replace("127.0.0.1:50051", &self.boundary.to_string())
             .replace("127.0.0.1:50052", &self.simulator.to_string())
@@ -59,11 +59,13 @@ impl Drop for Started {
     }
 }
 
-/// The path, with the folder in which `tests/run` keeps its tools before it.
-fn path_with_tools() -> String {
+/// The path, with the folder of the program and the one in which `tests/run` keeps its tools before it.
+pub fn path_with_tools() -> String {
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("tools/bin");
-    format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default())
+    let program = Path::new(env!("CARGO_BIN_EXE_payops")).parent().unwrap();
+    let others = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{}:{others}", program.display(), tools.display())
 }
 
 /// A newcomer pastes the commands of the README, from top to bottom, and sees what it shows.
@@ -108,7 +110,9 @@ fn what_the_program_says_to_paste_works() {
 #[test]
 fn every_link_leads_to_a_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for document in ["README.md", "CHANGELOG.md", "docs/contributing.md", "docs/sandbox.md"] {
+    for document in
+        ["README.md", "CHANGELOG.md", "docs/contributing.md", "docs/sandbox.md", "docs/runbook.md"]
+    {
         let text = fs::read_to_string(root.join(document)).unwrap();
         let folder = root.join(document).parent().unwrap().to_owned();
         let targets =
@@ -125,6 +129,7 @@ fn every_link_leads_to_a_file() {
 fn the_readmes_errors_are_those_of_the_code() {
     let sources = [
         include_str!("../../src/grpc/status.rs"),
+        include_str!("../../src/grpc/status/review.rs"),
         include_str!("../../src/grpc/command.rs"),
         include_str!("../../src/grpc/violations.rs"),
         include_str!("../../src/payment/outcome.rs"),

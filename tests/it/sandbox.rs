@@ -16,3 +16,4 @@ mod operations;
 mod products;
 mod reading;
 mod tokens;
+pub mod webhooks;

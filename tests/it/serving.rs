@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
-use crate::support::{SERVICE, TestApp, eventually, free_address};
+use crate::support::{REVIEW_SERVICE, SERVICE, TestApp, eventually, free_address};
 
 fn check(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
@@ -18,7 +18,7 @@ fn check(service: &str) -> HealthCheckRequest {
 async fn health_answers_for_the_server_for_each_service_and_for_nobody_else() {
     let app = TestApp::start().await;
     let mut health = app.health();
-    for name in ["", SERVICE, "liveness"] {
+    for name in ["", SERVICE, REVIEW_SERVICE, "liveness"] {
         let answer = health.check(check(name)).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{name:?}");
     }
@@ -29,7 +29,7 @@ async fn health_answers_for_the_server_for_each_service_and_for_nobody_else() {
     let listed = health.list(HealthListRequest::default()).await.unwrap().into_inner().statuses;
     let mut names: Vec<_> = listed.keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["", "liveness", SERVICE]);
+    assert_eq!(names, ["", "liveness", REVIEW_SERVICE, SERVICE]);
 }
 
 /// A probe brings no credentials.
@@ -121,7 +121,9 @@ async fn reflection_is_served_in_v1_and_in_v1alpha() {
         }};
     }
     for names in [listed!(v1), listed!(v1alpha)] {
-        assert!(names.contains(&SERVICE.to_owned()), "{names:?}");
+        for ours in [SERVICE, REVIEW_SERVICE] {
+            assert!(names.contains(&ours.to_owned()), "{names:?}");
+        }
         assert!(names.contains(&"grpc.health.v1.Health".to_owned()), "{names:?}");
     }
 }

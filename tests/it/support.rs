@@ -19,6 +19,7 @@ use crate::sandbox::world::World;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
+pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
 
 /// The boundary under test.
 pub struct TestApp {
@@ -83,9 +84,11 @@ impl TestApp {
     fn make(world: World, adjust: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let callers = directory.path().join("callers.toml");
-        let entries = ["orders", "returns"].map(|name| {
+        // Two services, and two persons who review.
+        let entries = [("orders", false), ("returns", false), ("anna", true), ("ben", true)];
+        let entries = entries.map(|(name, review)| {
             let hash = payops::callers::token_hash(&format!("token-of-{name}"));
-            format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\n")
+            format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n")
         });
         std::fs::write(&callers, entries.concat()).unwrap();
         let sandbox = world.base.strip_prefix("http://").unwrap().parse().unwrap();

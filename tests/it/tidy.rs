@@ -26,12 +26,18 @@ const ARROWS: &[(&str, &[&str])] = &[
             "operations",
             "psp",
             "reconcile",
+            "retention",
+            "review",
+            "webhook",
         ],
     ),
     ("inbound", &["failure", "grpc"]),
     ("auth", &["callers", "grpc", "payment"]),
     ("health", &["grpc"]),
-    ("grpc", &["clock", "conclude", "failure", "idempotency", "journal", "operations", "payment", "psp"]),
+    (
+        "grpc",
+        &["clock", "conclude", "failure", "idempotency", "journal", "operations", "payment", "psp", "review"],
+    ),
     (
         "operations",
         &[
@@ -50,12 +56,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("idempotency", &["attempt", "failure", "journal", "payment", "psp", "reconcile"]),
     ("attempt", &["conclude", "failure", "journal", "payment", "psp"]),
     ("reconcile", &["clock", "conclude", "journal", "payment", "psp"]),
+    ("webhook", &["config", "payment"]),
+    ("review", &["clock", "conclude", "journal", "payment", "psp"]),
+    ("retention", &["journal"]),
     ("conclude", &["clock", "failure", "journal", "payment", "psp"]),
     ("failure", &["journal", "payment", "psp"]),
     ("journal", &["clock", "payment"]),
     ("psp", &["clock", "config", "payment"]),
     ("callers", &["config"]),
     ("telemetry", &["config"]),
+    // A client of the contract, like any other.
+    ("cli", &["clock", "config", "grpc", "journal"]),
     ("config", &["payment"]),
     ("payment", &[]),
     ("clock", &[]),
@@ -128,6 +139,7 @@ fn arrows() -> BTreeMap<String, BTreeSet<String>> {
         known.remove(&module);
         arrows.entry(module).or_default().extend(known);
     }
+    // The command stands above them all.
     for top in ["lib", "main"] {
         arrows.remove(top).unwrap();
     }

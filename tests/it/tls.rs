@@ -19,31 +19,32 @@ use crate::support::TestApp;
 
 const DEMO: &str = "T12345678.demoCard00000000000001";
 
-/// A proxy that ends TLS in front of the simulator; gives its URL and the authority's certificate.
-async fn behind_tls(world: &World, name: &str) -> (String, String) {
+/// A proxy that ends TLS in front of a server and offers these protocols; gives its URL and the authority's certificate.
+pub async fn behind_tls(server: &str, name: &str, protocols: &[&str]) -> (String, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key)
         .unwrap();
+    tls.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let simulator = world.base.strip_prefix("http://").unwrap().to_owned();
+    let server = server.to_owned();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, simulator) = (acceptor.clone(), simulator.clone());
+            let (acceptor, server) = (acceptor.clone(), server.clone());
             tokio::spawn(async move {
                 // A handshake that the client breaks off is what one of the tests wants.
                 let Ok(mut encrypted) = acceptor.accept(stream).await else { return };
-                let mut plain = TcpStream::connect(simulator).await.unwrap();
+                let mut plain = TcpStream::connect(server).await.unwrap();
                 drop(tokio::io::copy_bidirectional(&mut encrypted, &mut plain).await);
             });
         }
@@ -54,7 +55,7 @@ async fn behind_tls(world: &World, name: &str) -> (String, String) {
 #[tokio::test]
 async fn a_private_authority_is_trusted_where_the_configuration_names_it() {
     let world = World::start().await;
-    let (url, authority) = behind_tls(&world, "localhost").await;
+    let (url, authority) = behind_tls(world.base.strip_prefix("http://").unwrap(), "localhost", &[]).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), authority).unwrap();
     let app = TestApp::start_in(world, |config| {
@@ -73,7 +74,7 @@ async fn a_server_that_cannot_prove_who_it_is_gets_neither_credentials_nor_money
     for trusted in [false, true] {
         let world = World::start().await;
         let name = if trusted { "another-name.example" } else { "localhost" };
-        let (url, authority) = behind_tls(&world, name).await;
+        let (url, authority) = behind_tls(world.base.strip_prefix("http://").unwrap(), name, &[]).await;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), authority).unwrap();
         let app = TestApp::start_in(world, |config| {

@@ -97,18 +97,21 @@ impl Reader {
 
     /// An IP address and a port.
     pub(in crate::config) fn address(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
-        self.value(
-            key,
-            Shape::Text,
-            &default,
-            |value| quoted(&value.to_string()),
-            |text| {
-                text.parse().map_err(|_| {
-                    let problem = format!("{} is not an IP address with a port", shown(text));
-                    (problem, "write one such as \"127.0.0.1:50051\" or \"[::]:50051\"".into())
-                })
-            },
-        )
+        self.value(key, Shape::Text, &default, |value| quoted(&value.to_string()), parse_address)
+    }
+
+    /// An IP address and a port that may be left out.
+    pub(in crate::config) fn address_if_any(&mut self, key: &str) -> Option<SocketAddr> {
+        let Some(found) = self.find(key, Shape::Text) else {
+            self.remember(key, "none".to_owned(), None, Origin::Default);
+            return None;
+        };
+        let address = parse_address(&found.text);
+        match &address {
+            Ok(address) => self.remember(key, quoted(&address.to_string()), None, found.origin),
+            Err((problem, remedy)) => self.mistake_in(&found.origin, key, problem, remedy.clone()),
+        }
+        address.ok()
     }
 
     /// The URL of a host. The value is not shown when it is wrong: it could hold a password.
@@ -192,12 +195,19 @@ impl Reader {
     }
 }
 
+fn parse_address(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| {
+        let problem = format!("{} is not an IP address with a port", shown(text));
+        (problem, "write one such as \"127.0.0.1:50051\" or \"[::]:50051\"".into())
+    })
+}
+
 fn bounded_duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
     let (low, high) = (units::show_duration(*bounds.start()), units::show_duration(*bounds.end()));
     let Some(duration) = units::duration(text) else {
         return Err((
             format!("{} is not a duration", shown(text)),
-            "write a whole number and ms, s, m or h, such as \"30s\"".into(),
+            "write a whole number and ms, s, m, h or d, such as \"30s\"".into(),
         ));
     };
     if bounds.contains(&duration) {

@@ -1,86 +1,13 @@
-//! The table, and each statement once. The record is the entry as JSON with a
-//! checksum; the other columns only serve to find it and to keep two rules: a
-//! key is there once, a transaction has one open entry.
+//! Each statement over entries and tombstones, once.
 
-use std::{path::Path, time::Duration};
-
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, ToSql, params, params_from_iter};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::journal::entry::{Entry, State};
-use crate::journal::{Error, Filter, Written};
+use crate::journal::entry::Entry;
+use crate::journal::{Error, Filter, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
-
-/// "payo": marks the file as ours.
-const APPLICATION_ID: i32 = 0x7061_796f;
-/// Rises when the table changes in a way that an older payops cannot read.
-const FORMAT: i32 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS operations (
-    id             BLOB PRIMARY KEY,
-    caller         TEXT NOT NULL,
-    key            TEXT NOT NULL,
-    transaction_id TEXT NOT NULL,
-    state          TEXT NOT NULL,
-    open           INTEGER NOT NULL,
-    revision       INTEGER NOT NULL,
-    created_at     INTEGER NOT NULL,
-    next_read_at   INTEGER,
-    record         TEXT NOT NULL,
-    checksum       BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS operations_key  ON operations (caller, key);
-CREATE UNIQUE INDEX IF NOT EXISTS operations_slot ON operations (transaction_id) WHERE open = 1;
-CREATE INDEX IF NOT EXISTS operations_transaction ON operations (transaction_id);
-CREATE INDEX IF NOT EXISTS operations_due ON operations (next_read_at) WHERE next_read_at IS NOT NULL;
-CREATE TABLE IF NOT EXISTS checks (id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
-";
-
-pub(super) fn open(file: &Path, writer: bool) -> Result<Connection, Error> {
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if writer {
-        flags |= OpenFlags::SQLITE_OPEN_CREATE;
-    }
-    let connection = Connection::open_with_flags(file, flags).map_err(unavailable)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(unavailable)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    if !writer {
-        connection.pragma_update(None, "query_only", true).map_err(unavailable)?;
-        return Ok(connection);
-    }
-    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let application = pragma("application_id").map_err(unavailable)?;
-    let format = pragma("user_version").map_err(unavailable)?;
-    if (application, format) != (0, 0) && application != APPLICATION_ID {
-        return Err(Error::Corrupt(format!("{} is not a journal of payops", file.display())));
-    }
-    if format > FORMAT {
-        return Err(Error::Unavailable(format!(
-            "{} was written by a newer payops (format {format}, this one knows {FORMAT})",
-            file.display()
-        )));
-    }
-    // The setting answers with the mode that is in force.
-    let mode: String = connection
-        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
-        .map_err(unavailable)?;
-    if mode != "wal" {
-        return Err(Error::Unavailable(format!("{} cannot use a write-ahead log", file.display())));
-    }
-    for (name, value) in [
-        ("synchronous", 2), // FULL: an acknowledged commit is flushed.
-        ("wal_autocheckpoint", 10_000),
-        ("application_id", APPLICATION_ID),
-        ("user_version", FORMAT),
-    ] {
-        connection.pragma_update(None, name, value).map_err(unavailable)?;
-    }
-    connection.execute_batch(SCHEMA).map_err(unavailable)?;
-    Ok(connection)
-}
 
 pub(super) fn by_key(
     connection: &Connection,
@@ -164,14 +91,13 @@ pub(super) fn list(
     rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
-/// A damaged one is an error: who was its sender cannot be told.
-pub(super) fn started(connection: &Connection) -> Result<Vec<Entry>, Error> {
+/// Every open entry. A damaged one is an error: who was its sender cannot be
+/// told.
+pub(super) fn open(connection: &Connection) -> Result<Vec<Entry>, Error> {
     let mut statement = connection
-        .prepare_cached("SELECT record, checksum FROM operations WHERE open = 1 AND state IN (?1, ?2)")
+        .prepare("SELECT record, checksum FROM operations INDEXED BY operations_slot WHERE open = 1")
         .map_err(unavailable)?;
-    let rows = statement
-        .query_map(params![State::Started.as_str(), State::Resent.as_str()], raw)
-        .map_err(unavailable)?;
+    let rows = statement.query_map([], raw).map_err(unavailable)?;
     rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
@@ -181,6 +107,9 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
         let same = other.nonce == entry.nonce;
         return Ok(if same { Written::Done } else { Written::KeyTaken(Box::new(other)) });
     }
+    if let Some(tombstone) = tombstone(connection, &entry.caller, &entry.key)? {
+        return Ok(Written::Forgotten(tombstone));
+    }
     if let Some(other) = open_on(connection, &entry.operation.transaction)? {
         return Ok(Written::Busy(Box::new(other)));
     }
@@ -188,8 +117,9 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
     connection
         .prepare_cached(
             "INSERT INTO operations
-             (id, caller, key, transaction_id, state, open, revision, created_at, next_read_at, record, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             (id, caller, key, transaction_id, state, open, revision, created_at, updated_at, next_read_at,
+              record, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )
         .and_then(|mut statement| {
             statement.execute(params![
@@ -201,6 +131,7 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
                 entry.state.is_open(),
                 signed(entry.revision),
                 entry.created_at.0,
+                entry.updated_at.0,
                 entry.reading.next_at.map(|at| at.0),
                 record,
                 checksum,
@@ -221,14 +152,16 @@ pub(super) fn update(connection: &Connection, entry: &Entry) -> Result<Written, 
     let changed = connection
         .prepare_cached(
             "UPDATE operations
-             SET state = ?1, open = ?2, revision = ?3, next_read_at = ?4, record = ?5, checksum = ?6
-             WHERE id = ?7 AND revision = ?8",
+             SET state = ?1, open = ?2, revision = ?3, updated_at = ?4, next_read_at = ?5, record = ?6,
+                 checksum = ?7
+             WHERE id = ?8 AND revision = ?9",
         )
         .and_then(|mut statement| {
             statement.execute(params![
                 entry.state.as_str(),
                 entry.state.is_open(),
                 signed(entry.revision),
+                entry.updated_at.0,
                 entry.reading.next_at.map(|at| at.0),
                 record,
                 checksum,
@@ -240,21 +173,86 @@ pub(super) fn update(connection: &Connection, entry: &Entry) -> Result<Written, 
     Ok(if changed == 1 { Written::Done } else { Written::Stale })
 }
 
-/// A write that changes nothing anybody reads: proves that writing works.
-pub(super) fn touch(connection: &Connection) -> Result<Written, Error> {
-    connection
-        .execute(
-            "INSERT INTO checks (id, at) VALUES (1, unixepoch())
-             ON CONFLICT (id) DO UPDATE SET at = excluded.at",
-            [],
-        )
-        .map_err(unavailable)?;
-    Ok(Written::Done)
+/// Forgets up to `most` entries that are over and did not change since
+/// `before`. A key that was minted since then, or does not tell when it was,
+/// leaves a tombstone.
+pub(super) fn forget(connection: &Connection, before: Timestamp, most: usize) -> Result<usize, Error> {
+    let over = over(connection, before, most)?;
+    for (id, caller, key, state) in &over {
+        let tells_its_age = key
+            .parse::<IdempotencyKey>()
+            .is_ok_and(|key| key.minted_at().is_some_and(|minted_at| minted_at < before.0));
+        if !tells_its_age {
+            let hash = hash_of_key(caller, key);
+            let sum = checksum(&[&hash, state.as_bytes()]);
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO tombstones (key, state, checksum) VALUES (?1, ?2, ?3)",
+                )
+                .and_then(|mut statement| statement.execute(params![hash, state, sum.get(..8)]))
+                .map_err(unavailable)?;
+        }
+        connection
+            .prepare_cached("DELETE FROM operations WHERE id = ?1")
+            .and_then(|mut statement| statement.execute([id]))
+            .map_err(unavailable)?;
+    }
+    Ok(over.len())
 }
 
+type Over = (Vec<u8>, String, String, String);
+
+fn over(connection: &Connection, before: Timestamp, most: usize) -> Result<Vec<Over>, Error> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT id, caller, key, state FROM operations
+             WHERE open = 0 AND updated_at < ?1 ORDER BY updated_at LIMIT ?2",
+        )
+        .map_err(unavailable)?;
+    let rows = statement
+        .query_map(params![before.0, most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .map_err(unavailable)?;
+    rows.collect::<rusqlite::Result<_>>().map_err(unavailable)
+}
+
+pub(super) fn tombstone(
+    connection: &Connection,
+    caller: &CallerName,
+    key: &IdempotencyKey,
+) -> Result<Option<Tombstone>, Error> {
+    connection
+        .prepare_cached("SELECT state FROM tombstones WHERE key = ?1")
+        .and_then(|mut statement| {
+            let hash = hash_of_key(caller.as_str(), key.as_str());
+            statement.query_row([hash], |row| Ok(Tombstone { state: row.get(0)? })).optional()
+        })
+        .map_err(unavailable)
+}
+
+/// Neither caller nor key can hold a line feed.
+fn hash_of_key(caller: &str, key: &str) -> Vec<u8> {
+    let mut hash = checksum(&[caller.as_bytes(), b"\n", key.as_bytes()]);
+    hash.truncate(16);
+    hash
+}
+
+/// An error of `SQLite` in our words.
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 pub(super) fn unavailable(error: rusqlite::Error) -> Error {
-    Error::Unavailable(error.to_string())
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Corrupt(error.to_string()),
+        _ => Error::Unavailable(error.to_string()),
+    }
+}
+
+/// SHA-256 over the parts.
+pub(super) fn checksum(parts: &[&[u8]]) -> Vec<u8> {
+    let mut sum = Sha256::new();
+    for part in parts {
+        sum.update(part);
+    }
+    sum.finalize().to_vec()
 }
 
 fn one(
@@ -276,8 +274,58 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<(String, Vec<u8>)> {
 
 fn encode(entry: &Entry) -> Result<(String, Vec<u8>), Error> {
     let record = serde_json::to_string(entry).map_err(|error| Error::Unavailable(error.to_string()))?;
-    let checksum = Sha256::digest(record.as_bytes()).to_vec();
-    Ok((record, checksum))
+    let sum = checksum(&[record.as_bytes()]);
+    Ok((record, sum))
+}
+
+/// Compares everything that is stored of each entry and each tombstone with its
+/// checksum and its record. Says how many entries there are.
+pub(super) fn verify(connection: &Connection) -> Result<u64, Error> {
+    let mut statement = connection
+        .prepare(
+            "SELECT record, checksum, id, caller, key, transaction_id, state, open, revision, created_at,
+                    updated_at, next_read_at
+             FROM operations",
+        )
+        .map_err(unavailable)?;
+    let mut rows = statement.query([]).map_err(unavailable)?;
+    let mut entries = 0;
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        // What is no number, or no text, is no longer what was written.
+        let sound = is_sound(row).unwrap_or(false);
+        if !sound {
+            let id = row.get::<_, [u8; 16]>(2).map(Uuid::from_bytes).unwrap_or_default();
+            return Err(Error::Corrupt(format!("the entry of operation {id} is not what was written")));
+        }
+        entries += 1;
+    }
+    let mut statement =
+        connection.prepare("SELECT key, state, checksum FROM tombstones").map_err(unavailable)?;
+    let mut rows = statement.query([]).map_err(unavailable)?;
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let read = || Ok::<_, rusqlite::Error>((row.get(0)?, row.get(1)?, row.get(2)?));
+        let sound = read().is_ok_and(|(key, state, sum): (Vec<u8>, String, Vec<u8>)| {
+            checksum(&[&key, state.as_bytes()]).get(..8) == Some(sum.as_slice())
+        });
+        if !sound {
+            return Err(Error::Corrupt("a tombstone is not what was written".to_owned()));
+        }
+    }
+    Ok(entries)
+}
+
+fn is_sound(row: &Row<'_>) -> rusqlite::Result<bool> {
+    let Ok(entry) = decode(raw(row)?) else { return Ok(false) };
+    Ok(row.get::<_, [u8; 16]>(2)? == *entry.id.as_bytes()
+        && row.get_ref(3)?.as_str()? == entry.caller.as_str()
+        && row.get_ref(4)?.as_str()? == entry.key.as_str()
+        && row.get_ref(5)?.as_str()? == entry.operation.transaction.as_str()
+        && row.get_ref(6)?.as_str()? == entry.state.as_str()
+        && row.get::<_, i64>(7)? == i64::from(entry.state.is_open())
+        && row.get::<_, i64>(8)? == signed(entry.revision)
+        && row.get::<_, i64>(9)? == entry.created_at.0
+        && row.get::<_, i64>(10)? == entry.updated_at.0
+        && row.get::<_, Option<i64>>(11)? == entry.reading.next_at.map(|at| at.0))
 }
 
 fn decode((record, checksum): (String, Vec<u8>)) -> Result<Entry, Error> {

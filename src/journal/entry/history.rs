@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::journal::entry::State;
 use crate::payment::{
     id::CallerName,
     outcome::{Decline, Proof},
@@ -66,6 +67,9 @@ pub struct Resolution {
     pub confirmed_by: CallerName,
     /// Why that person agrees.
     pub reason: String,
+    /// What the decision goes against, or could not be held against: the
+    /// evidence, as it was at that time.
+    pub against: Option<String>,
     /// What the operation becomes.
     pub outcome: Resolved,
 }
@@ -93,11 +97,36 @@ impl Decision {
     }
 }
 
+impl Proposal {
+    /// What and why, in a sentence.
+    pub(super) fn why(&self) -> String {
+        format!("proposes {}: {}", self.decision.as_str(), self.reason)
+    }
+}
+
+impl Resolved {
+    /// Where the operation stands then. What it says there is the caller's to
+    /// read: who decided and why is in the history alone.
+    pub(super) fn state(&self) -> State {
+        match self {
+            Self::Succeeded(proof) => State::Succeeded(proof.clone()),
+            Self::Declined(decline) => State::Declined(decline.clone()),
+            Self::Released => State::Released {
+                why: "a review by two persons found that it did not take effect".to_owned(),
+            },
+        }
+    }
+}
+
 impl Resolution {
     /// Both persons and both reasons, in a sentence.
     pub fn why(&self) -> String {
-        let Self { proposal, confirmed_by, reason, .. } = self;
-        format!("{}: {}; confirmed by {confirmed_by}: {reason}", proposal.by, proposal.reason)
+        let Self { proposal, confirmed_by, reason, against, .. } = self;
+        let why = format!("{}: {}; confirmed by {confirmed_by}: {reason}", proposal.by, proposal.reason);
+        match against {
+            Some(evidence) => format!("{why}; although {evidence}"),
+            None => why,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One row per line of the rules: what is seen, and what it proves.
 
 mod histories;
+mod subsets;
 
 use super::*;
 
@@ -367,6 +368,35 @@ fn an_accepted_request_is_recognised_by_the_id_that_the_psp_gave_it() {
         assert_eq!(word(&judged(&[begun, end_of(kind, "r")])), "proven");
         // An event without any id is not the one that is sought.
         assert_eq!(word(&judged(&[Event { event_reference: None, ..ours(kind) }])), "absent");
+    }
+}
+
+/// What a reviewer is shown as ours is what the verdict counts.
+#[test]
+fn each_event_is_recognised_by_its_mark_or_by_the_request_that_it_completes() {
+    for kind in [Kind::Capture, Kind::Void, Kind::Refund] {
+        let unmarked = |event: Event| Event { event_reference: None, user_agent: None, ..event };
+        let events = [
+            begun(kind, Some("r-1")),
+            unmarked(end_of(kind, "r-1")),
+            unmarked(end_of(kind, "r-2")),
+            unmarked(end_of(kind, "r-3")),
+            ours(kind),
+            theirs(kind),
+            Event { name: "AUTHORIZE".to_owned(), ..ours(kind) },
+            unmarked(begun(kind, Some("r-2"))),
+        ];
+        let tag = tag();
+        let sought = Sought {
+            kind,
+            amount: (kind != Kind::Void).then_some(AMOUNT),
+            tag: &tag,
+            accepted_request_id: Some("r-2"),
+            ignored_events: &[],
+        };
+        let [by_tag, by_id] = [Some(Mark::Tag), Some(Mark::RequestId)];
+        let expected = [by_tag, by_id, by_id, None, by_tag, None, None, by_id];
+        assert_eq!(marks(&sought, &on("AUTHORIZED", &events)), expected, "{kind}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! When absence, failure and silence are believed, and when a person is asked.
 
+mod exhaustive;
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -217,18 +219,23 @@ fn nothing_to_be_seen_of_what_was_accepted_proves_nothing() {
 }
 
 #[test]
-fn an_unclear_failure_is_believed_after_three_equal_reads_and_a_quarter_of_an_hour() {
+fn an_unclear_failure_is_believed_after_three_equal_reads_and_once_an_effect_would_have_shown() {
     let failed = |after: Duration| (START + after, Ok(failed_unclearly()));
-    let quarter = RULES.failed_event_settles_after;
+    let shown = RULES.settle_max + RULES.read_lag_max + ms(1);
+    assert!(shown > RULES.failed_event_settles_after, "the longer one decides");
     for entry in [in_doubt(false), in_doubt(true), in_state(State::Accepted)] {
         let cases: Vec<(&str, Vec<Read>, bool)> = vec![
             ("once", vec![failed(s(2))], false),
-            ("twice and the time", vec![failed(s(2)), failed(s(2) + quarter)], false),
-            ("three times, too soon", vec![failed(s(2)), failed(s(9)), failed(s(1) + quarter)], false),
-            ("three times and the time", vec![failed(s(2)), failed(s(9)), failed(s(2) + quarter)], true),
+            ("twice and the time", vec![failed(s(2)), failed(s(2) + shown)], false),
+            (
+                "three times, too soon",
+                vec![failed(s(2)), failed(s(9)), failed(s(1) + ms(999) + shown)],
+                false,
+            ),
+            ("three times and the time", vec![failed(s(2)), failed(s(9)), failed(s(2) + shown)], true),
             (
                 "an unreadable one in between",
-                vec![failed(s(2)), failed(s(9)), (START + s(20), Err(unreadable())), failed(s(2) + quarter)],
+                vec![failed(s(2)), failed(s(9)), (START + s(20), Err(unreadable())), failed(s(2) + shown)],
                 false,
             ),
         ];
@@ -239,6 +246,15 @@ fn an_unclear_failure_is_believed_after_three_equal_reads_and_a_quarter_of_an_ho
                 assert_eq!(failed_events, &["e1"], "the next attempt has to know them");
             }
         }
+    }
+    // Where the time that was set is the longer one, it decides.
+    let rules = Rules { failed_event_settles_after: shown * 2, ..RULES };
+    let streak = Streak { finding: Finding::FailedUnclearly, since: START, last: START, count: 2 };
+    let mut doubt = in_doubt(false);
+    doubt.reading.streak = Some(streak);
+    for (after, believed) in [((shown * 2).saturating_sub(ms(1)), false), (shown * 2, true)] {
+        let event = decide(&doubt, Ok(failed_unclearly()), START + after, &rules);
+        assert_eq!(matches!(event, Event::Refused(_)), believed, "{after:?}: {event:?}");
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Reply, Shared};
 use crate::sandbox::failure::Failure;
 use crate::sandbox::fields::{Fields, Invalid, required};
+use crate::sandbox::hooks;
 use crate::sandbox::ledger::{Kind, Manner, Opening, Order, Outcome, TestCard, Transaction};
 use crate::sandbox::products::rules;
 use crate::sandbox::state::{Core, Now, State};
@@ -54,12 +55,15 @@ pub fn is_account(id: &str) -> bool {
 }
 
 async fn create(Extracted(state): Shared, fields: Fields) -> Reply {
-    let mut core = state.lock();
-    let default_account = core.tokens.first_account().map(str::to_owned);
-    let opening = opening(fields, default_account)?;
-    let created =
-        core.ledger.open(opening, Now::read().wall).map_err(|problem| Invalid::new("id", problem))?;
-    Ok((StatusCode::CREATED, axum::Json(raw(created))).into_response())
+    let (shown, webhooks) = {
+        let mut core = state.lock();
+        let default_account = core.tokens.first_account().map(str::to_owned);
+        let (opening, now) = (opening(fields, default_account)?, Now::read());
+        let created = core.ledger.open(opening, now.wall).map_err(|problem| Invalid::new("id", problem))?;
+        (raw(created), core.announce(now))
+    };
+    hooks::send(&state, webhooks);
+    Ok((StatusCode::CREATED, axum::Json(shown)).into_response())
 }
 
 async fn list(Extracted(state): Shared) -> Response {
@@ -120,15 +124,19 @@ async fn expire(Extracted(state): Shared, Path(id): Path<String>) -> Reply {
 
 /// Changes a transaction and shows it.
 fn changed(
-    state: &State,
+    state: &Arc<State>,
     id: &str,
     change: impl FnOnce(&mut Core) -> Result<(), Refusal>,
 ) -> Result<Response, Invalid> {
-    let mut core = state.lock();
-    if core.ledger.get(id).is_ok() {
-        change(&mut core)?;
-    }
-    show_in(&core, id)
+    let (reply, webhooks) = {
+        let mut core = state.lock();
+        if core.ledger.get(id).is_ok() {
+            change(&mut core)?;
+        }
+        (show_in(&core, id), core.announce(Now::read()))
+    };
+    hooks::send(state, webhooks);
+    reply
 }
 
 fn show_in(core: &Core, id: &str) -> Reply {

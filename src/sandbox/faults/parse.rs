@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Admission, Application, Delivery, Fault, Target, Waiting};
+use super::{Admission, Application, Delivery, Fault, Hook, Target, Waiting};
 use crate::sandbox::failure::Failure;
 use crate::sandbox::fields::{Fields, Invalid, required};
 use crate::sandbox::ledger::{Completion, Outcome};
 use crate::sandbox::wire::INT32_MAX;
 
 /// Every fault by name.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 32] = [
     "answer_lost_before_applying",
     "answer_lost_after_applying",
     "delayed_answer",
@@ -40,6 +40,10 @@ const NAMES: [&str; 28] = [
     "bad_request",
     "not_found",
     "forbidden",
+    "webhook_lost",
+    "webhook_duplicated",
+    "webhook_wrong_signature",
+    "webhook_early",
 ];
 
 /// The longest delay of any fault: a day, in milliseconds.
@@ -67,7 +71,7 @@ pub fn parse(mut fields: Fields) -> Result<Waiting, Invalid> {
         }
     };
     let fault = fault(name, &mut fields)?;
-    if matches!(fault, Fault::Application(_) | Fault::ReadLag(_)) && !target.moves_money() {
+    if matches!(fault, Fault::Application(_) | Fault::ReadLag(_) | Fault::Hook(_)) && !target.moves_money() {
         return Err(Invalid::new("operation", format!("{name} strikes capture, refund, void, money or any")));
     }
     fields.finish()?;
@@ -127,6 +131,10 @@ fn fault(name: &str, fields: &mut Fields) -> Result<Fault, Invalid> {
             let (bytes, pause) = (bytes(fields, "bytes", 16, 1)?, delay(fields, "delay_ms", 100)?);
             Fault::Delivery(Delivery::SlowDrip { bytes, pause })
         }
+        "webhook_lost" => Fault::Hook(Hook::Lost),
+        "webhook_duplicated" => Fault::Hook(Hook::Duplicated),
+        "webhook_wrong_signature" => Fault::Hook(Hook::WrongSignature),
+        "webhook_early" => Fault::Hook(Hook::Early(delay(fields, "delay_ms", 1_000)?)),
         _ => Fault::Application(application(name, fields)?),
     })
 }

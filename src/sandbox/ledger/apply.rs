@@ -279,6 +279,7 @@ impl Ledger {
         };
         transaction.events.push(event.object());
         transaction.updated_at = now;
+        self.changed(&order.transaction, order.kind.name());
         Ok(id)
     }
 

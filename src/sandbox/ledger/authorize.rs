@@ -53,6 +53,7 @@ impl Ledger {
             ..Event::default()
         };
         transaction.events.push(event.object());
+        self.changed(id, "authorization");
         Ok(())
     }
 }

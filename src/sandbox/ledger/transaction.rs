@@ -336,6 +336,22 @@ impl Transaction {
         object
     }
 
+    /// The transaction as it was before its last event.
+    pub fn before_last_event(&self) -> Value {
+        let mut shown = self.truth();
+        let Some(object) = shown.as_object_mut() else { return shown };
+        let mut events = self.events.clone();
+        events.pop();
+        if let Some(status) = events.last().and_then(|event| event.get("transaction_status")) {
+            object.insert("status".to_owned(), status.clone());
+        }
+        if let Some(at) = events.last().and_then(|event| event.get("created_at")) {
+            object.insert("updated_at".to_owned(), at.clone());
+        }
+        object.insert("events".to_owned(), json!(events));
+        shown
+    }
+
     /// The session's id.
     pub fn session_id(&self) -> &str {
         &self.session_id

@@ -111,7 +111,7 @@ fn performed(order: &Order, done: Done, body: Value) -> Performed {
         ..Answer::of(StatusCode::ACCEPTED, body)
     };
     let accepted = vec![(order.transaction.clone(), done.request_id, completion)];
-    Performed { answer, accepted, faults: Vec::new() }
+    Performed { accepted, ..Performed::plain(answer) }
 }
 
 /// Reads the body `[D 3.1]` `[D 3.2]`. References and the reason have any length `[D 12 #15]`. Fields that are not known are tolerated, and so is any body of a void.
@@ -170,10 +170,12 @@ fn read(order: Order, body: &[u8], zero_amount: bool) -> Result<Order, String> {
 pub fn update(core: &mut Core, received: &Received, transaction: &str, now: Now) -> Result<Value, Refusal> {
     let body = object(&received.body).map_err(Refusal::bad_request)?;
     let reference = text(&body, "merchant_reference_2").map_err(Refusal::bad_request)?;
-    let transaction = core.ledger.get_mut(transaction)?;
-    transaction.opening.merchant_reference_2 = reference;
-    transaction.updated_at = now.wall;
-    Ok(transaction.truth())
+    let changed = core.ledger.get_mut(transaction)?;
+    changed.opening.merchant_reference_2 = reference;
+    changed.updated_at = now.wall;
+    let shown = changed.truth();
+    core.ledger.changed(transaction, "update");
+    Ok(shown)
 }
 
 /// `POST …/transactions/{id}/authorization` `[D 3.8]`.

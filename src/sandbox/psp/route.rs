@@ -20,8 +20,23 @@ pub enum Call {
     Money { kind: Kind, transaction: String },
     /// `POST …/transactions/{id}/authorization`
     Authorization { transaction: String },
+    /// `…/hooks/subscriptions…`
+    Hooks(HooksCall),
     /// Anything else.
     Unknown,
+}
+
+/// What is asked of webhooks `[D 10.1]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HooksCall {
+    /// `POST …/subscriptions`
+    Subscribe,
+    /// `DELETE …/subscriptions/{id}`
+    Unsubscribe(String),
+    /// `POST …/subscriptions/{id}/ping`
+    Ping(String),
+    /// `GET …/subscriptions/{id}/deliveries`
+    Deliveries(String),
 }
 
 impl Call {
@@ -34,6 +49,7 @@ impl Call {
             Self::Update { .. } => "update",
             Self::Money { kind, .. } => kind.name(),
             Self::Authorization { .. } => "authorization",
+            Self::Hooks(_) => "hooks",
             Self::Unknown => "unknown",
         }
     }
@@ -43,6 +59,7 @@ impl Call {
         match self {
             Self::List | Self::Get { .. } => scopes.read,
             Self::Update { .. } | Self::Money { .. } => scopes.write,
+            Self::Hooks(_) => scopes.hooks,
             Self::Authorization { .. } | Self::Token { .. } | Self::Unknown => true, // none is listed
         }
     }
@@ -54,12 +71,13 @@ impl Call {
             | Self::Update { transaction }
             | Self::Money { transaction, .. }
             | Self::Authorization { transaction } => Some(transaction),
-            Self::Token { .. } | Self::List | Self::Unknown => None,
+            Self::Token { .. } | Self::List | Self::Hooks(_) | Self::Unknown => None,
         }
     }
 }
 
-/// What is asked, and the account in the path of the newer base `/v1/accounts/{account}/payments` `[D 12 #23]`.
+/// What is asked, and the account in the path: of webhooks, and of the newer base `/v1/accounts/{account}/payments`
+/// `[D 12 #23]`.
 pub fn route(method: &Method, path: &str) -> (Call, Option<String>) {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let (rest, account) = match parts.as_slice() {
@@ -68,6 +86,9 @@ pub fn route(method: &Method, path: &str) -> (Call, Option<String>) {
         }
         ["v1", "accounts", account, "payments", "transactions", rest @ ..] => {
             (rest, Some((*account).to_owned()))
+        }
+        ["v1", "accounts", account, "hooks", "subscriptions", rest @ ..] => {
+            return (hooks(method, rest), Some((*account).to_owned()));
         }
         ["v1", "transactions", rest @ ..] => (rest, None),
         _ => return (Call::Unknown, None),
@@ -84,6 +105,17 @@ pub fn route(method: &Method, path: &str) -> (Call, Option<String>) {
         _ => Call::Unknown,
     };
     (call, account)
+}
+
+fn hooks(method: &Method, rest: &[&str]) -> Call {
+    let call = match (method.as_str(), rest) {
+        ("POST", []) => HooksCall::Subscribe,
+        ("DELETE", [id]) => HooksCall::Unsubscribe((*id).to_owned()),
+        ("POST", [id, "ping"]) => HooksCall::Ping((*id).to_owned()),
+        ("GET", [id, "deliveries"]) => HooksCall::Deliveries((*id).to_owned()),
+        _ => return Call::Unknown,
+    };
+    Call::Hooks(call)
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ async fn a_mistake_is_named_with_its_remedy() {
     let client = json!({ "client_id": "x" });
     let answer = world.admin(Method::PUT, "/clients/T12345678", client).await.expect(400);
     assert_eq!(answer.json()["error"]["field"], "client_secret");
-    let client = json!({ "client_id": "x", "client_secret": "y", "scopes": ["write:hooks"] });
+    let client = json!({ "client_id": "x", "client_secret": "y", "scopes": ["write:payouts"] });
     let answer = world.admin(Method::PUT, "/clients/T12345678", client).await.expect(400);
     assert_eq!(answer.json()["error"]["field"], "scopes");
 }

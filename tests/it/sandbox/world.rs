@@ -170,6 +170,11 @@ impl World {
         self.admin(Method::POST, "/faults", body).await.expect(201);
     }
 
+    pub async fn clear_faults(&self) {
+        let cleared = self.admin(Method::DELETE, "/faults", Value::Null).await;
+        assert!(cleared.status.is_success(), "{cleared:?}");
+    }
+
     /// What moved: kind, amount, source.
     pub async fn ledger(&self, id: &str) -> Vec<(String, i64, String)> {
         let effects = self.effects(id).await;

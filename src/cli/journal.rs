@@ -1,0 +1,115 @@
+//! `payops journal`: for whoever looks after the journal. Nothing here changes
+//! it, and a payops that runs on it goes on.
+
+use std::path::PathBuf;
+
+use crate::cli::{EXIT_CONFIGURATION, EXIT_UNAVAILABLE, Failed, print};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::journal::embedded::{self, Checked, Stats};
+use clap::{Args, Subcommand};
+
+/// Look after the journal
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a copy of the journal, running or not, to a new file
+    ///
+    /// To restore it, put it as journal.sqlite into an empty folder and start: what came after it is lost, and payops
+    /// takes care of that.
+    Backup {
+        /// The file; it must not be there yet
+        file: PathBuf,
+        /// Where the journal is.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check all that a start checks
+    Check {
+        /// Where the journal is.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Count operations by state, and show sizes and generation
+    Stats {
+        /// Where the journal is.
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where the journal is.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The configuration file (or PAYOPS_CONFIG)
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The journal's folder, where there is no configuration
+    #[arg(long, conflicts_with = "config")]
+    directory: Option<PathBuf>,
+}
+
+/// Carries it out.
+pub fn run(command: &Command) -> Result<(), Failed> {
+    let text = answer(command)?;
+    print(&text).map(|_| ())
+}
+
+fn answer(command: &Command) -> Result<String, Failed> {
+    Ok(match command {
+        Command::Backup { file, place } => {
+            let Checked { entries, .. } = embedded::backup(&place.directory()?, file).map_err(told)?;
+            format!("{}: {entries} operations, checked and synced\n", file.display())
+        }
+        Command::Check { place } => {
+            let Checked { entries, in_use } = embedded::check(&place.directory()?).map_err(told)?;
+            let log = if in_use { " (in use: all but its log was checked)" } else { "" };
+            format!("The journal is sound: {entries} operations{log}\n")
+        }
+        Command::Stats { place } => table(&embedded::stats(&place.directory()?).map_err(told)?),
+    })
+}
+
+impl Place {
+    fn directory(&self) -> Result<PathBuf, Failed> {
+        match &self.directory {
+            Some(directory) => Ok(directory.clone()),
+            None => match Config::from_path(self.config.as_deref(), std::env::vars()) {
+                Ok(config) => Ok(config.journal.directory),
+                Err(mistakes) => {
+                    let why = format!("the configuration is not usable:\n{mistakes}");
+                    Err(Failed::new(why, EXIT_CONFIGURATION))
+                }
+            },
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn told(error: crate::journal::Error) -> Failed {
+    Failed::new(error.to_string(), EXIT_UNAVAILABLE)
+}
+
+fn table(stats: &Stats) -> String {
+    let mut rows: Vec<(String, String)> =
+        stats.states.iter().map(|(state, count)| (state.clone(), count.to_string())).collect();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("tombstones", stats.tombstones.to_string());
+    row("oldest", stats.oldest.map_or_else(none, date));
+    row("oldest open", stats.oldest_open.map_or_else(none, date));
+    row("file bytes", format!("{} ({} free)", stats.file_bytes, stats.free_bytes));
+    row("log bytes", stats.log_bytes.to_string());
+    row("generation", stats.generation.to_string());
+    row("lost", stats.lost_at.map_or_else(|| "never".to_owned(), date));
+    row("backup", if stats.is_backup { "yes, never opened" } else { "no" }.to_owned());
+    row("in use", if stats.in_use { "yes" } else { "no" }.to_owned());
+    let lines = rows.iter().map(|(name, value)| format!("{name:12}  {value}\n"));
+    lines.collect()
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+fn date(at: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(at.0).map_or_else(|_| at.0.to_string(), |at| at.to_string())
+}

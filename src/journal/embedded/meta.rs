@@ -1,0 +1,76 @@
+//! What the journal knows of itself: its generation, whether it was lost, and
+//! what it has forgotten.
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::journal::{
+    Error,
+    embedded::rows::{checksum, unavailable},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    /// How often a journal was lost, from 1; the configuration says it too, and
+    /// more of them where this is an older copy.
+    pub(super) generation: u32,
+    /// When it was opened after a loss, the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lost_at: Option<Timestamp>,
+    /// Whether this is a backup that was never opened.
+    #[serde(default)]
+    pub(super) copy: bool,
+    /// Keys that tell their age, and are older, left no tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) forgotten_before: Option<Timestamp>,
+}
+
+impl Meta {
+    pub(super) fn load(connection: &Connection) -> Result<Self, Error> {
+        let (record, sum): (String, Vec<u8>) = connection
+            .query_row("SELECT record, checksum FROM meta WHERE id = 1", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .map_err(|error| match error {
+                rusqlite::Error::QueryReturnedNoRows => {
+                    Error::Corrupt("it lacks its own description".to_owned())
+                }
+                other => unavailable(other),
+            })?;
+        if checksum(&[record.as_bytes()]) != sum {
+            return Err(Error::Corrupt("the checksum of its own description does not fit".to_owned()));
+        }
+        serde_json::from_str(&record).map_err(|error| Error::Corrupt(error.to_string()))
+    }
+
+    pub(super) fn store(&self, connection: &Connection) -> Result<(), Error> {
+        let record = serde_json::to_string(self).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let sum = checksum(&[record.as_bytes()]);
+        connection
+            .execute(
+                "INSERT OR REPLACE INTO meta (id, record, checksum) VALUES (1, ?1, ?2)",
+                params![record, sum],
+            )
+            .map(|_| ())
+            .map_err(unavailable)
+    }
+}
+
+/// How many commits the journal has seen.
+pub(super) fn commits(connection: &Connection) -> Result<u64, Error> {
+    let commits: i64 = connection
+        .query_row("SELECT commits FROM progress WHERE id = 1", [], |row| row.get(0))
+        .map_err(|_| Error::Corrupt("it does not count its commits".to_owned()))?;
+    Ok(u64::try_from(commits).unwrap_or_default())
+}
+
+/// Part of each commit that changes anything.
+pub(super) fn count(connection: &Connection, commits: u64) -> Result<(), Error> {
+    let commits = i64::try_from(commits).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached("UPDATE progress SET commits = ?1 WHERE id = 1")
+        .and_then(|mut statement| statement.execute([commits]))
+        .map(|_| ())
+        .map_err(unavailable)
+}
