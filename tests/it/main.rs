@@ -22,6 +22,7 @@ mod contract;
 mod doubt;
 mod exactly_once;
 mod journal;
+mod model;
 mod money;
 mod operations_cli;
 mod process;

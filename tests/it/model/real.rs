@@ -1,0 +1,348 @@
+//! The bridge to what is modelled: entries are made, changed, judged and
+//! decided upon by the functions that the service itself runs. What they
+//! answered once is remembered.
+
+use std::{collections::HashMap, time::Duration};
+
+use payops::clock::Timestamp;
+use payops::conclude::sought;
+use payops::journal::entry::{Entry, Event, Finding, Reading, Schedule, State, Streak};
+use payops::payment::{
+    Command, Kind,
+    outcome::{Decline, Proof, PspError, Reason, Sums},
+};
+use payops::psp::{
+    judge::{Sought, Verdict, judge},
+    rules,
+};
+use payops::reconcile::decide::{Rules, decide};
+use uuid::Uuid;
+
+use super::ledger::{AMOUNT, TOTAL, command, request_id, transaction};
+use super::search::Fast;
+use super::world::{ATTEMPTS, Answer, At, Ev, Found, KEYS, LAG, PAST, Row, Run, SETTLE, Stamp};
+
+/// Now, whenever that is.
+const NOW: Timestamp = Timestamp(1_000_000_000_000);
+const TICK: Duration = Duration::from_hours(1);
+/// No history of the model takes that long.
+const NEVER: Duration = Duration::from_hours(1_000_000);
+
+pub struct Real {
+    commands: [Command; KEYS],
+    starts: [Entry; KEYS],
+    attempts: [u8; KEYS],
+    rules: Rules,
+    schedule: Schedule,
+    applied: HashMap<(u8, Row, Ev, i8), Applied, Fast>,
+    read: HashMap<(u8, Row, u32), Ev, Fast>,
+    answered: HashMap<(u8, Row, u32, Answer), Ev, Fast>,
+    checked: HashMap<(u8, u32), Check, Fast>,
+}
+
+type Applied = Result<Option<Row>, Illegal>;
+
+/// A move that the state machine does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Illegal;
+
+/// What a look before the first write allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Send,
+    Done,
+    Refused,
+}
+
+/// The times of the rules, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    pub settle: i8,
+    pub lag: i8,
+}
+
+impl Default for Ticks {
+    fn default() -> Self {
+        Self { settle: SETTLE, lag: LAG }
+    }
+}
+
+fn ticks(count: i8) -> Duration {
+    TICK * u32::try_from(count).unwrap()
+}
+
+fn at(tick: i8) -> Timestamp {
+    Timestamp(NOW.0 + i64::from(tick) * 3_600_000)
+}
+
+fn tick_of(at: Timestamp) -> i8 {
+    i8::try_from((at.0 - NOW.0) / 3_600_000).unwrap().max(PAST)
+}
+
+impl Real {
+    pub fn new(kinds: [Kind; KEYS], attempts: [u8; KEYS], times: Ticks) -> Self {
+        let commands = [0, 1].map(|key: usize| command(key, kinds[key]));
+        let starts = [0, 1].map(|key: usize| Entry::start(&commands[key], NOW, NOW, NOW));
+        let rules = Rules {
+            settle_max: ticks(times.settle),
+            read_lag_max: ticks(times.lag),
+            // Far less than a tick.
+            absent_reads_apart: Duration::ZERO,
+            failed_event_settles_after: Duration::ZERO,
+            partial_review_after: NEVER,
+            accepted_review_after: NEVER,
+            unreadable_review_after: NEVER,
+            resend_after: NEVER,
+            resend_captures: false,
+        };
+        let schedule = Schedule { first: Vec::new(), then: Duration::ZERO, jitter_percent: 0 };
+        let (applied, read, answered, checked) = Default::default();
+        Self { commands, starts, attempts, rules, schedule, applied, read, answered, checked }
+    }
+
+    fn kind(&self, key: u8) -> Kind {
+        self.commands[usize::from(key)].operation.kind()
+    }
+
+    /// The first write of a key (T1).
+    pub fn start(&self, key: u8, stamp: Stamp) -> Row {
+        let lease_until = at(i8::from(stamp.leased));
+        let entry = Entry::start(&self.commands[usize::from(key)], NOW, at(stamp.fence), lease_until);
+        row(&entry, self.attempts[usize::from(key)])
+    }
+
+    /// The entry after an event: none where nothing changes, and an error
+    /// where the move is illegal.
+    pub fn after(&mut self, key: u8, before: Row, ev: Ev, age: i8) -> Applied {
+        if let Some(after) = self.applied.get(&(key, before, ev, age)) {
+            return *after;
+        }
+        let after = self.entry(key, before).after(&event(key, before, ev, age), NOW, &self.schedule);
+        let most = self.attempts[usize::from(key)];
+        let after = after.map(|after| after.map(|after| row(&after, most))).map_err(|_| Illegal);
+        self.applied.insert((key, before, ev, age), after);
+        after
+    }
+
+    /// What a read that shows this comes to.
+    pub fn read(&mut self, key: u8, seen: Row, shows: u32) -> Ev {
+        if let Some(ev) = self.read.get(&(key, seen, shows)) {
+            return *ev;
+        }
+        let entry = self.entry(key, seen);
+        let tag = entry.tag();
+        let verdict = judge(&sought(&entry, &tag), &transaction(&self.commands, shows));
+        let ev = ev(&decide(&entry, Ok(verdict), NOW, &self.rules));
+        self.read.insert((key, seen, shows), ev);
+        ev
+    }
+
+    /// What the answer to the entry's attempt comes to, where the answer, or
+    /// after a refusal the PSP, shows this. As in `conclude`.
+    pub fn answer(&mut self, key: u8, sent: Row, shows: u32, answer: Answer) -> Ev {
+        if let Some(ev) = self.answered.get(&(key, sent, shows, answer)) {
+            return *ev;
+        }
+        let entry = self.entry(key, sent);
+        let tag = entry.tag();
+        let transaction = transaction(&self.commands, shows);
+        let id = request_id(key, usize::from(sent.attempt - 1));
+        let ev = match answer {
+            Answer::Unauthorized => Ev::NotSent,
+            Answer::Pushback => Ev::PushedBack,
+            Answer::Refused => match judge(&sought(&entry, &tag), &transaction) {
+                Verdict::Proven(_) => Ev::Proven,
+                Verdict::Contradicted(_) => Ev::Contradicted,
+                Verdict::Accepted { request_id, .. } => Ev::Accepted { named: request_id.is_some() },
+                Verdict::Declined(_) | Verdict::FailedUnclearly { .. } | Verdict::Absent { .. } => {
+                    Ev::Refused
+                }
+            },
+            Answer::Done(_) | Answer::Unclear | Answer::Accepted => {
+                let accepted = (answer == Answer::Accepted).then_some(id.as_str());
+                let sought = Sought { accepted_request_id: accepted, ..sought(&entry, &tag) };
+                match judge(&sought, &transaction) {
+                    Verdict::Proven(_) => Ev::Proven,
+                    Verdict::Declined(_) => Ev::Refused,
+                    Verdict::Contradicted(_) => Ev::Contradicted,
+                    Verdict::Accepted { request_id, .. } => {
+                        Ev::Accepted { named: accepted.is_some() || request_id.is_some() }
+                    }
+                    Verdict::Absent { .. } if accepted.is_some() => Ev::Accepted { named: true },
+                    Verdict::Absent { .. } | Verdict::FailedUnclearly { .. } => Ev::Doubted,
+                }
+            }
+        };
+        self.answered.insert((key, sent, shows, answer), ev);
+        ev
+    }
+
+    /// The look before a void; nothing else looks. As in `attempt`.
+    pub fn check(&mut self, key: u8, shows: u32) -> Check {
+        if self.kind(key) != Kind::Void {
+            return Check::Send;
+        }
+        if let Some(check) = self.checked.get(&(key, shows)) {
+            return *check;
+        }
+        let command = &self.commands[usize::from(key)];
+        let (tag, transaction) = (command.tag(), transaction(&self.commands, shows));
+        let proven = matches!(judge(&Sought::of(command, &tag), &transaction), Verdict::Proven(_));
+        let check = if proven && transaction.status == "AUTHORIZATION_VOIDED" {
+            Check::Done
+        } else if rules::check(&command.operation, &transaction).is_ok() {
+            Check::Send
+        } else {
+            Check::Refused
+        };
+        self.checked.insert((key, shows), check);
+        check
+    }
+
+    /// Whether the PSP itself would carry out one more of this kind.
+    pub fn psp_allows(&self, key: u8, effects: [usize; KEYS]) -> bool {
+        let of = |kind: Kind| -> usize {
+            (0_u8..).zip(effects).filter(|(other, _)| self.kind(*other) == kind).map(|(_, count)| count).sum()
+        };
+        let moved = |kind| AMOUNT * i64::try_from(of(kind)).unwrap();
+        match self.kind(key) {
+            Kind::Capture => of(Kind::Void) == 0 && moved(Kind::Capture) + AMOUNT <= TOTAL,
+            Kind::Refund => moved(Kind::Refund) + AMOUNT <= TOTAL,
+            Kind::Void => of(Kind::Void) == 0,
+        }
+    }
+
+    fn entry(&self, key: u8, row: Row) -> Entry {
+        let streak = row.streak.map(|run| {
+            let finding = match run.found {
+                Found::AbsentForGood => Finding::AbsentForGood,
+                Found::FailedUnclearly => Finding::FailedUnclearly,
+            };
+            Streak { finding, since: at(run.since), last: at(run.since), count: u32::from(run.count) }
+        });
+        let why = String::new;
+        Entry {
+            state: match row.at {
+                At::Started => State::Started,
+                At::Accepted => State::Accepted,
+                At::InDoubt => State::InDoubt { why: why(), pushback: false },
+                At::PushedBack => State::InDoubt { why: why(), pushback: true },
+                At::Released => State::Released { why: why() },
+                At::Succeeded => State::Succeeded(proof()),
+                At::Declined => State::Declined(decline()),
+                At::Review => State::Review { why: why() },
+            },
+            attempt: u32::from(row.attempt),
+            fence_at: at(row.fence),
+            lease_until: at(i8::from(row.leased)),
+            accepted_request_id: row.accepted.then(|| request_id(key, usize::from(row.attempt - 1))),
+            ignored_events: failed_ids(key, row.ignored),
+            reading: Reading { streak, failed_events: failed_ids(key, row.failed), ..Reading::default() },
+            ..self.starts[usize::from(key)].clone()
+        }
+    }
+}
+
+fn failed_ids(key: u8, attempts: u8) -> Vec<String> {
+    let chosen = (0..ATTEMPTS).filter(|attempt| attempts >> attempt & 1 == 1);
+    chosen.map(|attempt| format!("f{key}{attempt}")).collect()
+}
+
+fn failed_bits(ids: &[String]) -> u8 {
+    ids.iter().fold(0, |bits, id| bits | 1 << (id.as_bytes()[2] - b'0'))
+}
+
+fn proof() -> Proof {
+    let (event_id, event_time, transaction_status) = (None, None, String::new());
+    Proof { event_id, amount: AMOUNT, event_time, transaction_status, sums: Sums::default() }
+}
+
+fn decline() -> Box<Decline> {
+    let (message, psp) = (String::new(), PspError::default());
+    Box::new(Decline { reason: Reason::Declined, message, psp, transaction_status: None, sums: None })
+}
+
+fn row(entry: &Entry, most: u8) -> Row {
+    let streak = entry.reading.streak.and_then(|streak| {
+        let (found, most) = found(streak.finding).map(|found| (found, 3))?;
+        let count = u8::try_from(streak.count.min(most)).unwrap();
+        Some(Run { found, since: tick_of(streak.since), count })
+    });
+    let row = Row {
+        at: match &entry.state {
+            // The model sends nothing again (T12).
+            State::Started | State::Resent => At::Started,
+            State::Accepted => At::Accepted,
+            State::InDoubt { pushback: false, .. } => At::InDoubt,
+            State::InDoubt { pushback: true, .. } => At::PushedBack,
+            State::Released { .. } => At::Released,
+            State::Succeeded(_) => At::Succeeded,
+            State::Declined(_) => At::Declined,
+            State::Review { .. } => At::Review,
+        },
+        attempt: u8::try_from(entry.attempt).unwrap(),
+        fence: tick_of(entry.fence_at),
+        leased: entry.lease_until > NOW,
+        accepted: entry.accepted_request_id.is_some(),
+        ignored: failed_bits(&entry.ignored_events),
+        failed: failed_bits(&entry.reading.failed_events),
+        streak,
+    };
+    row.without_what_decides_nothing(most)
+}
+
+fn found(finding: Finding) -> Option<Found> {
+    match finding {
+        Finding::AbsentForGood => Some(Found::AbsentForGood),
+        Finding::FailedUnclearly => Some(Found::FailedUnclearly),
+        _ => None,
+    }
+}
+
+fn ev(event: &Event) -> Ev {
+    match event {
+        Event::Refused(_) => Ev::Refused,
+        Event::Accepted { request_id } => Ev::Accepted { named: request_id.is_some() },
+        Event::Proven(_) => Ev::Proven,
+        Event::NeverHappened { .. } => Ev::NeverHappened,
+        Event::Contradicted { .. } => Ev::Contradicted,
+        Event::Looked { finding, failed_events, .. } => {
+            Ev::Looked { found: found(*finding), failed: failed_bits(failed_events) }
+        }
+        other => panic!("a read cannot come to {other:?}"),
+    }
+}
+
+fn event(key: u8, before: Row, ev: Ev, age: i8) -> Event {
+    let why = String::new;
+    let stamp = |stamp: Stamp| (Uuid::nil(), at(stamp.fence), at(i8::from(stamp.leased)));
+    match ev {
+        Ev::Retried(of) => {
+            let (nonce, fence_at, lease_until) = stamp(of);
+            Event::Retried { nonce, fence_at, lease_until }
+        }
+        Ev::TokenRefused(of) => {
+            let (nonce, fence_at, lease_until) = stamp(of);
+            Event::TokenRefused { nonce, fence_at, lease_until }
+        }
+        Ev::NotSent => Event::NotSent { why: why() },
+        Ev::Refused => Event::Refused(decline()),
+        Ev::Accepted { named } => {
+            let request_id = named.then(|| request_id(key, usize::from(before.attempt - 1)));
+            Event::Accepted { request_id }
+        }
+        Ev::Doubted => Event::doubted(why()),
+        Ev::PushedBack => Event::Doubted { why: why(), pushback: true, retry_after: None },
+        Ev::Proven => Event::Proven(proof()),
+        Ev::NeverHappened => Event::NeverHappened { why: why() },
+        Ev::Contradicted => Event::Contradicted { why: why() },
+        Ev::Looked { found, failed } => {
+            let finding = match found {
+                Some(Found::AbsentForGood) => Finding::AbsentForGood,
+                Some(Found::FailedUnclearly) => Finding::FailedUnclearly,
+                None => Finding::Absent,
+            };
+            Event::Looked { finding, at: at(-age), failed_events: failed_ids(key, failed), retry_after: None }
+        }
+    }
+}
