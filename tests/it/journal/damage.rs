@@ -263,6 +263,12 @@ async fn a_bad_frame_before_an_acknowledged_commit_is_refused_without_the_mark_t
         let what = format!("frame {frame} at {within}");
         assert!(damaged.is_refused(&what).await, "{what}");
     }
+    // The commit itself, and what makes it one of this log: the other salt still tells.
+    for within in 8..16 {
+        let mut damaged = image.clone();
+        damaged.file(LOG)[HEADER + end * FRAME + within] ^= 1;
+        assert!(damaged.is_refused(&format!("commit at {within}")).await, "commit at {within}");
+    }
     for at in 0..HEADER {
         let mut damaged = image.clone();
         damaged.file(LOG)[at] ^= 1;
