@@ -23,7 +23,7 @@ use crate::conclude::Conclude;
 use crate::failure::Failure;
 use crate::journal::{
     Journal, Written,
-    entry::{Entry, Event, State},
+    entry::{Beginning, Entry, Event, State},
 };
 use crate::payment::{Command, Kind, fresh, outcome::Decline};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
@@ -155,7 +155,7 @@ where
                 (entry, written)
             }
             Some(released) => {
-                let event = Event::Retried { nonce: fresh::uuid_v4(), fence_at, lease_until };
+                let event = Event::Retried(Beginning { nonce: fresh::uuid_v4(), fence_at, lease_until });
                 let Ok(Some(entry)) = released.after(&event, now, schedule) else {
                     return Ok(Once::Done(Attempted::Overtaken));
                 };
@@ -198,52 +198,46 @@ where
     /// After a 401, which means that nothing was executed (A3, [D 2.2]): one
     /// more attempt, with a new token and a record of its own.
     async fn again(&self, command: &Command, entry: Entry) -> Result<Once, Failure> {
-        let Conclude { psp, clock, .. } = &self.conclude;
-        let prepared = match psp.prepare(command).await {
+        let prepared = match self.conclude.psp.prepare(command).await {
             Ok(prepared) => prepared,
             Err(why) => {
                 let entry = self.conclude.record(entry, Received::Unauthorized).await?;
                 return not_sent(entry, why).map(Once::Done);
             }
         };
-        let before = clock.boot();
-        let now = clock.now();
-        let nonce = fresh::uuid_v4();
-        let event = Event::TokenRefused {
-            nonce,
-            fence_at: now + prepared.life_left(),
-            lease_until: now + self.window.lease,
-        };
-        let entry = self.conclude.write(entry, &event).await?;
-        if entry.nonce != nonce {
-            // The lease ended while we waited for the token: others read back.
-            return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
-        }
-        self.launch(entry, prepared, before).await
+        self.begin_again(entry, prepared, Event::TokenRefused).await
     }
 
     /// Once more, although the entry's attempt is in doubt (T12). The caller of
     /// this has seen that twice would be harmless.
     pub async fn resend(&self, entry: Entry) -> Result<Entry, Failure> {
-        let Conclude { psp, clock, .. } = &self.conclude;
-        let prepared = psp.prepare(&entry.command()).await?;
-        let before = clock.boot();
-        let now = clock.now();
-        let nonce = fresh::uuid_v4();
-        let event = Event::Resent {
-            nonce,
-            fence_at: now + prepared.life_left(),
-            lease_until: now + self.window.lease,
-        };
-        let entry = self.conclude.write(entry, &event).await?;
-        if entry.nonce != nonce {
-            return Ok(entry);
-        }
-        match self.launch(entry, prepared, before).await? {
+        let prepared = self.conclude.psp.prepare(&entry.command()).await?;
+        match self.begin_again(entry, prepared, Event::Resent).await? {
             Once::Done(Attempted::Entry(entry)) => Ok(*entry),
             Once::Done(Attempted::Overtaken) => Err(Failure::Internal),
             Once::Received(entry, received) => self.conclude.record(*entry, received).await,
         }
+    }
+
+    /// Records the entry's next attempt, and sends it.
+    async fn begin_again(
+        &self,
+        entry: Entry,
+        prepared: P::Prepared,
+        event: fn(Beginning) -> Event,
+    ) -> Result<Once, Failure> {
+        let clock = &self.conclude.clock;
+        let before = clock.boot();
+        let now = clock.now();
+        let nonce = fresh::uuid_v4();
+        let (fence_at, lease_until) = (now + prepared.life_left(), now + self.window.lease);
+        let event = event(Beginning { nonce, fence_at, lease_until });
+        let entry = self.conclude.write(entry, &event).await?;
+        if entry.nonce != nonce {
+            // Others were faster, or the lease ended meanwhile: they read back.
+            return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
+        }
+        self.launch(entry, prepared, before).await
     }
 
     /// Everything that can be known before sending. A plain capture or refund
@@ -375,19 +369,17 @@ async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Res
     let refused = |decline: Box<Decline>| Failure::from(*decline);
     let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
     let tag = command.tag();
-    let verdict = judge::judge(&judge::Sought::of(command, &tag), &transaction);
     let is_void = command.operation.kind() == Kind::Void;
-    let proven = matches!(verdict, judge::Verdict::Proven(_));
+    let found = found(judge::judge(&judge::Sought::of(command, &tag), &transaction), is_void);
     // The key's own effect, of which a journal that was lost knows nothing.
     if (forgotten || !is_void)
-        && let Some(event) = found(verdict.clone(), is_void)
+        && let Some(event) = found
     {
         return Ok(Checked::Found(Box::new(event)));
     }
     rules::check_guards(&command.operation, &command.guards, &transaction).map_err(refused)?;
-    if proven
-        && transaction.status == "AUTHORIZATION_VOIDED"
-        && let Some(event) = found(verdict, is_void)
+    if transaction.status == "AUTHORIZATION_VOIDED"
+        && let Some(event @ Event::Proven(_)) = found
     {
         return Ok(Checked::Found(Box::new(event)));
     }

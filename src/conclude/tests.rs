@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::journal::{
     Written,
     embedded::{self, Embedded},
-    entry::State,
+    entry::{Beginning, State},
 };
 use crate::payment::{Action, Amount, Capture, Command, Guards, Operation};
 use crate::psp::NotSent;
@@ -101,7 +101,7 @@ fn refusal(http_status: u16) -> Received {
 
 fn retried() -> Event {
     let (fence_at, lease_until) = (NOW + Duration::from_hours(5), NOW + Duration::from_secs(90));
-    Event::Retried { nonce: Uuid::new_v4(), fence_at, lease_until }
+    Event::Retried(Beginning { nonce: Uuid::new_v4(), fence_at, lease_until })
 }
 
 fn given_up() -> Event {

@@ -111,35 +111,14 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The same key comes again after a release (T2).
-    Retried {
-        /// The new attempt's first write.
-        nonce: Uuid,
-        /// When its token is surely dead.
-        fence_at: Timestamp,
-        /// How long its sender may be alive.
-        lease_until: Timestamp,
-    },
+    Retried(Beginning),
     /// 401: attempt n was refused before anything was executed (A3), and
     /// attempt n+1 begins in its place (T3 and T2 in one write): meanwhile the
     /// operation is not over, and nobody takes its slot.
-    TokenRefused {
-        /// The new attempt's first write.
-        nonce: Uuid,
-        /// When its token is surely dead.
-        fence_at: Timestamp,
-        /// How long its sender may be alive.
-        lease_until: Timestamp,
-    },
+    TokenRefused(Beginning),
     /// Once more, although an earlier attempt is in doubt, because twice would
     /// be harmless (T12).
-    Resent {
-        /// The new attempt's first write.
-        nonce: Uuid,
-        /// When its token is surely dead.
-        fence_at: Timestamp,
-        /// How long its sender may be alive.
-        lease_until: Timestamp,
-    },
+    Resent(Beginning),
     /// No byte of the attempt left (T3).
     NotSent {
         /// Why.
@@ -190,6 +169,17 @@ pub enum Event {
     },
 }
 
+/// What another attempt begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Names its first write.
+    pub nonce: Uuid,
+    /// When its token is surely dead.
+    pub fence_at: Timestamp,
+    /// How long its sender may be alive.
+    pub lease_until: Timestamp,
+}
+
 /// A move that the state machine does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an operation that is {state} cannot be {event}")]
@@ -204,8 +194,8 @@ impl State {
     pub fn next(&self, event: &Event) -> Result<Option<Self>, Illegal> {
         use State::{Accepted, Declined, InDoubt, Released, Resent, Review, Started, Succeeded};
         Ok(Some(match (self, event) {
-            (Released { .. }, Event::Retried { .. }) => Started, // T2
-            (Started, Event::TokenRefused { .. }) => Started,    // T3, T2
+            (Released { .. }, Event::Retried(_)) => Started, // T2
+            (Started, Event::TokenRefused(_)) => Started,    // T3, T2
             (Started, Event::NotSent { why }) => Released { why: why.clone() }, // T3
             (Started | Accepted | InDoubt { .. }, Event::Refused(decline)) => Declined(decline.clone()), // T4
             (Started | Resent | InDoubt { .. }, Event::Accepted { .. }) => Accepted, // T5
@@ -224,7 +214,7 @@ impl State {
                 Review { why: "it took effect after it had been declined".to_owned() } // T10
             }
             (Review { .. }, Event::Resolved(resolution)) => resolution.outcome.state(), // T11
-            (InDoubt { .. }, Event::Resent { .. }) => Resent,                           // T12
+            (InDoubt { .. }, Event::Resent(_)) => Resent,                               // T12
             // Of the later attempt alone: the earlier one is as doubtful as before.
             (Resent, Event::NotSent { why } | Event::Doubted { why, .. }) => doubt(why),
             (Resent, Event::Refused(decline)) => doubt(&decline.message),
@@ -308,9 +298,9 @@ impl Event {
 
     fn as_str(&self) -> &'static str {
         match self {
-            Self::Retried { .. } => "retried",
-            Self::TokenRefused { .. } => "begun again with a new token",
-            Self::Resent { .. } => "sent again",
+            Self::Retried(_) => "retried",
+            Self::TokenRefused(_) => "begun again with a new token",
+            Self::Resent(_) => "sent again",
             Self::NotSent { .. } => "not sent",
             Self::Refused(_) => "refused",
             Self::Accepted { .. } => "accepted",
@@ -328,7 +318,7 @@ impl Event {
 impl Entry {
     /// The first attempt of a command (T1).
     pub fn start(command: &Command, now: Timestamp, fence_at: Timestamp, lease_until: Timestamp) -> Self {
-        Self {
+        let mut entry = Self {
             id: OperationId::new(),
             caller: command.caller.clone(),
             key: command.key.clone(),
@@ -345,16 +335,12 @@ impl Entry {
             resends: 0,
             reading: Reading { next_at: Some(lease_until), ..Reading::default() },
             proposal: None,
-            history: vec![Change {
-                at: now,
-                attempt: 1,
-                state: State::Started.as_str().to_owned(),
-                why: None,
-                by: None,
-            }],
+            history: Vec::new(),
             created_at: now,
             updated_at: now,
-        }
+        };
+        entry.remember(None, None, now);
+        entry
     }
 
     /// The entry after `event`; none where nothing changes.
@@ -378,24 +364,22 @@ impl Entry {
                 return Ok(Some(next));
             }
             Event::Proposed(proposal) => {
-                next.remember(Some(proposal.why()), event, now);
+                next.remember(Some(proposal.why()), event.by(), now);
                 next.proposal = Some(proposal.clone());
                 return Ok(Some(next));
             }
-            Event::Retried { nonce, fence_at, lease_until }
-            | Event::TokenRefused { nonce, fence_at, lease_until }
-            | Event::Resent { nonce, fence_at, lease_until } => {
+            Event::Retried(beginning) | Event::TokenRefused(beginning) | Event::Resent(beginning) => {
                 next.attempt = self.attempt.saturating_add(1);
-                next.nonce = *nonce;
+                next.nonce = beginning.nonce;
                 // Tokens of earlier attempts may outlive the new one.
-                next.fence_at = self.fence_at.max(*fence_at);
-                next.lease_until = *lease_until;
+                next.fence_at = self.fence_at.max(beginning.fence_at);
+                next.lease_until = beginning.lease_until;
                 next.accepted_request_id = None;
                 next.ignored_events.extend(self.reading.failed_events.iter().cloned());
                 // Whoever runs again after a release owes nothing to the past.
                 next.resends = match event {
-                    Event::Resent { .. } => self.resends.saturating_add(1),
-                    Event::Retried { .. } => 0,
+                    Event::Resent(_) => self.resends.saturating_add(1),
+                    Event::Retried(_) => 0,
                     _ => self.resends,
                 };
             }
@@ -408,7 +392,7 @@ impl Entry {
             Event::Resolved(resolution) => Some(resolution.why()),
             _ => next.state.why().map(str::to_owned),
         };
-        next.remember(why, event, now);
+        next.remember(why, event.by(), now);
         let failed_events = self.reading.failed_events.clone();
         next.reading = Reading { not_before, failed_events, ..Reading::default() };
         next.reading.next_at = match next.state {
@@ -433,13 +417,14 @@ impl Entry {
         })
     }
 
-    fn remember(&mut self, why: Option<String>, event: &Event, now: Timestamp) {
+    /// Adds to the history what the entry is now.
+    fn remember(&mut self, why: Option<String>, by: Option<&CallerName>, now: Timestamp) {
         let change = Change {
             at: now,
             attempt: self.attempt,
             state: self.state.as_str().to_owned(),
             why,
-            by: event.by().cloned(),
+            by: by.cloned(),
         };
         history::append(&mut self.history, change);
     }

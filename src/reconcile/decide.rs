@@ -206,8 +206,8 @@ pub fn may_resend(
         && entry.resends < RESENDS_MAX
         && issued_at >= entry.lease_until + rules.resend_after
         && on.status != "UNKNOWN"
-        && judge(&Sought { ignored_events: &[], ..Sought::of(&entry.command(), &entry.tag()) }, on)
-            == (Verdict::Absent { undetermined: false })
+        // Not even a failure of an earlier attempt.
+        && judge(&Sought::of(&entry.command(), &entry.tag()), on) == (Verdict::Absent { undetermined: false })
         && check(&entry.operation, on).is_ok()
 }
 

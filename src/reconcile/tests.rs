@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::embedded::{Embedded, Settings};
-use crate::journal::entry::Schedule;
+use crate::journal::entry::{Beginning, Schedule};
 use crate::payment::{Action, Command, Guards, Operation};
 use crate::psp::fake::{Fake, transaction};
 use crate::psp::{NotSent, ReadError, Received};
@@ -106,11 +106,11 @@ async fn a_pushback_ends_after_two_empty_reads_and_the_key_is_free() {
 #[tokio::test]
 async fn a_started_operation_is_left_to_its_sender_until_the_lease_is_over() {
     let room = room(Received::Unauthorized).await;
-    let event = Event::Retried {
+    let event = Event::Retried(Beginning {
         nonce: uuid::Uuid::new_v4(),
         fence_at: NOW + WAIT,
         lease_until: NOW + Duration::from_secs(45),
-    };
+    });
     let started = room.conclude.write(room.entry, &event).await.unwrap();
     assert_eq!(room.read_back.look(started.clone()).await, started);
     assert_eq!(room.conclude.psp.reads(), 0);

@@ -1,10 +1,7 @@
 //! What an open entry becomes when the journal that it stands in was lost.
 
 use crate::clock::Timestamp;
-use crate::journal::entry::{
-    Entry, State,
-    history::{self, Change},
-};
+use crate::journal::entry::{Entry, State};
 
 impl Entry {
     /// The entry once later writes may have been lost: a later attempt, of which
@@ -23,14 +20,8 @@ impl Entry {
         next.revision = self.revision.saturating_add(1);
         next.fence_at = self.fence_at.max(fence_at);
         next.reading.streak = None;
-        let change = Change {
-            at: now,
-            attempt: self.attempt,
-            state: self.state.as_str().to_owned(),
-            why: Some("the journal was lost: a later attempt may be forgotten".to_owned()),
-            by: None,
-        };
-        history::append(&mut next.history, change);
+        let why = "the journal was lost: a later attempt may be forgotten".to_owned();
+        next.remember(Some(why), None, now);
         Some(next)
     }
 }

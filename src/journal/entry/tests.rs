@@ -87,15 +87,23 @@ fn states() -> Vec<State> {
 }
 
 fn retried(fence_at: Timestamp) -> Event {
-    Event::Retried { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
+    Event::Retried(Beginning {
+        nonce: Uuid::new_v4(),
+        fence_at,
+        lease_until: LATER + Duration::from_secs(45),
+    })
 }
 
 fn token_refused(fence_at: Timestamp) -> Event {
-    Event::TokenRefused { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
+    Event::TokenRefused(Beginning {
+        nonce: Uuid::new_v4(),
+        fence_at,
+        lease_until: LATER + Duration::from_secs(45),
+    })
 }
 
 fn resent(fence_at: Timestamp) -> Event {
-    Event::Resent { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) }
+    Event::Resent(Beginning { nonce: Uuid::new_v4(), fence_at, lease_until: LATER + Duration::from_secs(45) })
 }
 
 fn proposal() -> Proposal {

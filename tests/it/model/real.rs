@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use payops::clock::Timestamp;
 use payops::conclude::sought;
-use payops::journal::entry::{Entry, Event, Finding, Reading, Schedule, State, Streak};
+use payops::journal::entry::{Beginning, Entry, Event, Finding, Reading, Schedule, State, Streak};
 use payops::payment::{
     Command, Kind,
     outcome::{Decline, Proof, PspError, Reason, Sums},
@@ -315,16 +315,14 @@ fn ev(event: &Event) -> Ev {
 
 fn event(key: u8, before: Row, ev: Ev, age: i8) -> Event {
     let why = String::new;
-    let stamp = |stamp: Stamp| (Uuid::nil(), at(stamp.fence), at(i8::from(stamp.leased)));
+    let beginning = |stamp: Stamp| Beginning {
+        nonce: Uuid::nil(),
+        fence_at: at(stamp.fence),
+        lease_until: at(i8::from(stamp.leased)),
+    };
     match ev {
-        Ev::Retried(of) => {
-            let (nonce, fence_at, lease_until) = stamp(of);
-            Event::Retried { nonce, fence_at, lease_until }
-        }
-        Ev::TokenRefused(of) => {
-            let (nonce, fence_at, lease_until) = stamp(of);
-            Event::TokenRefused { nonce, fence_at, lease_until }
-        }
+        Ev::Retried(of) => Event::Retried(beginning(of)),
+        Ev::TokenRefused(of) => Event::TokenRefused(beginning(of)),
         Ev::NotSent => Event::NotSent { why: why() },
         Ev::Refused => Event::Refused(decline()),
         Ev::Accepted { named } => {
