@@ -11,10 +11,7 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::journal::{
-    Journal,
-    entry::{Entry, State},
-};
+use crate::journal::{Journal, entry::Entry};
 use crate::payment::id::{OperationId, TransactionId};
 use crate::psp::Psp;
 use crate::reconcile::ReadBack;
@@ -143,7 +140,7 @@ impl<J: Journal, P: Psp> Shared<J, P> {
         loop {
             let entry = conclude.journal.get(id).await.ok()??;
             let left = entry.lease_until.since(conclude.clock.now());
-            if !matches!(entry.state, State::Started) || left.is_zero() {
+            if !entry.state.is_sending() || left.is_zero() {
                 return Some(entry).filter(|entry| entry.state.is_open());
             }
             // The lease is over one day, whether or not a change is heard of.

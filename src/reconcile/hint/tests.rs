@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::clock::{Clock, Timestamp};
 use crate::conclude::Conclude;
 use crate::journal::embedded::{Embedded, Settings};
-use crate::journal::entry::{Event, Schedule};
+use crate::journal::entry::{Beginning, Event, Schedule};
 use crate::payment::{Action, Command, Guards, Operation};
 use crate::psp::fake::{Fake, Nothing, transaction};
 use crate::psp::{NotSent, ReadError, Received, transaction::Transaction};
@@ -166,6 +166,22 @@ async fn a_hint_that_is_faster_than_the_answer_waits_for_it() {
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!((room.state().await, room.psp.fake.reads()), ("started", 0));
     room.answered(lost()).await;
+    eventually(async || room.state().await == "succeeded").await;
+    assert_eq!(room.psp.fake.reads(), 1);
+}
+
+#[tokio::test]
+async fn a_hint_waits_for_the_answer_to_what_was_sent_again_too() {
+    let room = Room::new().await;
+    let doubted = room.answered(lost()).await;
+    let beginning = Beginning { nonce: uuid::Uuid::new_v4(), fence_at: NOW + WAIT, lease_until: NOW + WAIT };
+    let resent = room.conclude.write(doubted, &Event::Resent(beginning)).await.unwrap();
+    room.psp.fake.show(Ok(transaction("AUTHORIZATION_VOIDED", vec![])));
+    room.hint();
+    eventually(async || room.followed() == 1).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!((room.state().await, room.psp.fake.reads()), ("resent", 0));
+    room.conclude.record(resent, lost()).await.unwrap();
     eventually(async || room.state().await == "succeeded").await;
     assert_eq!(room.psp.fake.reads(), 1);
 }
