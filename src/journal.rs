@@ -5,6 +5,7 @@
 
 pub mod embedded;
 pub mod entry;
+pub mod follow;
 
 use tokio::sync::watch;
 

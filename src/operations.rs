@@ -19,7 +19,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{ServiceBuilder, ServiceExt as _, timeout::Timeout, util::BoxCloneSyncService};
@@ -32,6 +32,7 @@ use crate::idempotency::{Answered, IdempotencyLayer};
 use crate::journal::{
     Journal,
     entry::{Entry, State},
+    follow::follow,
 };
 use crate::payment::{
     Command,
@@ -208,36 +209,10 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         name: &Name,
     ) -> Result<impl Stream<Item = Result<Entry, Failure>> + Send + use<J, P>, Failure> {
         let found = self.operation(caller, name).await?;
-        let changes = self.journal.changes(found.id);
-        // Again: it may have changed before we listened.
-        let first = self.by_id(found.id).await?;
-        let handle = self.clone();
-        let start = Watching { id: found.id, changes, shown: None, next: Some(first) };
-        Ok(futures::stream::unfold(start, move |mut watching| {
-            let operations = handle.clone();
-            async move {
-                loop {
-                    if let Some(entry) = watching.next.take() {
-                        let shown = Some((entry.state.as_str(), entry.attempt));
-                        if watching.shown != shown {
-                            watching.shown = shown;
-                            return Some((Ok(entry), watching));
-                        }
-                    }
-                    if matches!(watching.shown, Some(("succeeded" | "declined" | "released", _))) {
-                        return None;
-                    }
-                    let changed = watching.changes.changed();
-                    if !matches!(operations.stopping.run_until_cancelled(changed).await, Some(Ok(()))) {
-                        return None;
-                    }
-                    match operations.by_id(watching.id).await {
-                        Ok(entry) => watching.next = Some(entry),
-                        Err(error) => return Some((Err(error), watching)),
-                    }
-                }
-            }
-        }))
+        let changes = follow(self.journal.clone(), found.id, self.stopping.clone(), |entry| {
+            (entry.state.as_str(), entry.attempt)
+        });
+        Ok(changes.map(|entry| entry.map_err(Failure::Journal)?.ok_or(Failure::UnknownOperation)))
     }
 
     /// Whether this boundary serves the transaction's account.
@@ -271,12 +246,4 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     async fn by_id(&self, id: OperationId) -> Result<Entry, Failure> {
         self.journal.get(id).await.map_err(Failure::Journal)?.ok_or(Failure::UnknownOperation)
     }
-}
-
-struct Watching {
-    id: OperationId,
-    changes: tokio::sync::watch::Receiver<u64>,
-    /// State and attempt that were shown last.
-    shown: Option<(&'static str, u32)>,
-    next: Option<Entry>,
 }

@@ -12,7 +12,7 @@ pub mod evidence;
 
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,7 +20,8 @@ use crate::clock::Timestamp;
 use crate::conclude::{Conclude, sought};
 use crate::journal::{
     self, Filter, Journal,
-    entry::{Change, Decision, Entry, Event, Proposal, Resolution, Resolved, State},
+    entry::{Decision, Entry, Event, Proposal, Resolution, Resolved, State},
+    follow::follow,
 };
 use crate::payment::{
     fresh,
@@ -223,44 +224,16 @@ impl<J: Journal, P: Psp> Reviews<J, P> {
         id: OperationId,
     ) -> Result<impl Stream<Item = Result<Entry, Refusal>> + Send + use<J, P>, Refusal> {
         self.entry(id).await?;
-        let changes = self.conclude.journal.changes(id);
-        let start = Watching { changes, shown: None, next: Some(Ok(())) };
-        let reviews = self.clone();
-        Ok(futures::stream::unfold(start, move |mut watching| {
-            let reviews = reviews.clone();
-            async move {
-                loop {
-                    watching.next.take()?.ok()?;
-                    let entry = match reviews.entry(id).await {
-                        Ok(entry) => entry,
-                        Err(refusal) => return Some((Err(refusal), watching)),
-                    };
-                    let shown = Some((entry.state.as_str(), entry.attempt, entry.history.last().cloned()));
-                    if watching.shown == shown {
-                        watching.next = reviews.changed(&mut watching.changes).await;
-                        continue;
-                    }
-                    watching.shown = shown;
-                    watching.next = Some(Ok(()));
-                    if !entry.state.is_open() {
-                        watching.next = None;
-                    }
-                    return Some((Ok(entry), watching));
-                }
-            }
-        }))
+        let Conclude { journal, .. } = &self.conclude;
+        let changes = follow(journal.clone(), id, self.stopping.clone(), |entry| {
+            (entry.state.as_str(), entry.attempt, entry.history.last().cloned())
+        });
+        Ok(changes.map(|entry| entry.map_err(Refusal::Journal)?.ok_or(Refusal::Unknown)))
     }
 
     /// From then on no attempt of the entry can take effect or show.
     pub fn quiet_at(&self, entry: &Entry) -> Timestamp {
         entry.fence_at + self.settles
-    }
-
-    async fn changed(
-        &self,
-        changes: &mut tokio::sync::watch::Receiver<u64>,
-    ) -> Option<Result<(), tokio::sync::watch::error::RecvError>> {
-        self.stopping.run_until_cancelled(changes.changed()).await
     }
 
     async fn entry(&self, id: OperationId) -> Result<Entry, Refusal> {
@@ -294,14 +267,6 @@ impl<J: Journal, P: Psp> Reviews<J, P> {
         let Conclude { journal, clock, schedule, .. } = &self.conclude;
         journal::advance(journal, entry, event, clock.now(), schedule).await.map_err(Refusal::Journal)
     }
-}
-
-struct Watching {
-    changes: tokio::sync::watch::Receiver<u64>,
-    /// State, attempt and last change that were shown last.
-    shown: Option<(&'static str, u32, Option<Change>)>,
-    /// None once there is nothing more to show.
-    next: Option<Result<(), tokio::sync::watch::error::RecvError>>,
 }
 
 /// The proposal, if it is the one that waits and this person may confirm it.
