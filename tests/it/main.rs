@@ -21,6 +21,7 @@ mod console;
 mod contract;
 mod doubt;
 mod exactly_once;
+mod guarantees;
 mod journal;
 mod model;
 mod money;

@@ -40,10 +40,10 @@ pub(super) fn commands(plan: &Plan, dice: &mut Dice) -> Vec<Command> {
         };
         // Few amounts, so that what is ours and what is not look alike.
         let amount = Amount::new(dice.pick(&[100, 100, 300, 1_000])).unwrap();
-        let key = if dice.happens(400) { format!("key-{number}") } else { String::new() };
+        let plain = dice.happens(400);
         let fresh = Command {
             caller: dice.pick(&["orders", "returns"]).parse().unwrap(),
-            key: if key.is_empty() { minted(dice) } else { key }.parse().unwrap(),
+            key: if plain { format!("key-{number}") } else { minted(dice) }.parse().unwrap(),
             operation: Operation { transaction: transaction.parse().unwrap(), action: action(kind, amount) },
             guards: Guards::default(),
         };

@@ -130,7 +130,7 @@ impl Checker {
     /// After everything has landed.
     pub(super) fn finish(&mut self, plan: &Plan, store: &Store, psp: &Psp) {
         self.effects(plan, store, psp);
-        self.rows(plan, store, psp);
+        self.rows(store, psp);
         self.answers(plan, psp);
     }
 
@@ -167,7 +167,7 @@ impl Checker {
         self.violations.extend(found);
     }
 
-    fn rows(&mut self, plan: &Plan, store: &Store, psp: &Psp) {
+    fn rows(&mut self, store: &Store, psp: &Psp) {
         for row in store.rows.values() {
             let tag = row.tag().to_string();
             let kind = row.operation.kind();
@@ -219,7 +219,6 @@ impl Checker {
                 }
             }
         }
-        let _ = plan;
     }
 
     /// S4, and that "nothing was sent" is true.

@@ -122,8 +122,8 @@ impl Store {
         }
         let at = wall();
         for row in self.rows.values_mut() {
-            if row.state.is_open() {
-                row.fence_at = row.fence_at.max(at + fence);
+            if let Some(next) = row.after_loss(at, at + fence) {
+                *row = next;
             }
             // Whoever still has a view from before writes over nothing.
             row.revision += 1_000;

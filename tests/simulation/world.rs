@@ -121,13 +121,8 @@ impl Sim {
     /// Some process that serves now.
     pub(super) fn boundary(&self) -> Option<Boundary> {
         self.with(|world| {
-            let alive: Vec<_> =
-                world.boundaries.iter().flatten().filter(|b| b.life.is_alive()).cloned().collect();
-            if alive.is_empty() {
-                return None;
-            }
-            let which = usize::try_from(world.dice.bits() % alive.len() as u64).unwrap();
-            alive.into_iter().nth(which)
+            let alive: Vec<_> = world.boundaries.iter().flatten().filter(|b| b.life.is_alive()).collect();
+            (!alive.is_empty()).then(|| world.dice.pick(&alive).clone())
         })
     }
 }
