@@ -91,7 +91,8 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
             journal::page_disputed(&current, &event);
             return;
         };
-        if of_another && next.is_some() {
+        let by_others = matches!(&event, Event::Proven(proof) if proof.by_others);
+        if of_another && next.is_some() && !by_others {
             tracing::error!(
                 operation_id = %id, attempt,
                 "an attempt took effect after it had been given up: an assumption about the PSP broke"
@@ -190,6 +191,7 @@ fn answered(entry: &Entry, transaction: &Transaction, accepted_request_id: Optio
             event_time: None,
             transaction_status: transaction.status.clone(),
             sums: transaction.sums(),
+            by_others: false,
         });
     }
     match verdict {

@@ -220,7 +220,7 @@ pub(crate) fn page_disputed(settled: &Entry, event: &Event) {
 fn page(before: &Entry, after: &Entry) {
     use crate::journal::entry::State;
     let late = match (&before.state, &after.state) {
-        (State::Released { .. }, State::Succeeded(_)) => Some("given up"),
+        (State::Released { .. }, State::Succeeded(proof)) if !proof.by_others => Some("given up"),
         (State::Declined(_), State::Review { .. }) => Some("declined"),
         _ => None,
     };

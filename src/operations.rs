@@ -147,7 +147,9 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         let fingerprint = command.operation.fingerprint();
         let call = self.money.clone().oneshot(command);
         let Ok(answered) = tokio::time::timeout_at(patience.until, call).await else {
-            return match self.find(&caller, &name).await? {
+            // The call goes on, and may have sent: no answer of the journal's
+            // makes that unsent.
+            return match self.find(&caller, &name).await.unwrap_or_default() {
                 // The call had no time to find that out.
                 Some(entry) if entry.fingerprint != fingerprint && !wrong!(NoFingerprint) => {
                     Err(Failure::KeyReused(Some(entry.id)))
@@ -165,7 +167,9 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         }
         let finished = self.finished(answered.entry.id);
         match tokio::time::timeout_at(patience.until, finished).await {
-            Ok(entry) => Ok(Answered { entry: entry?, ..answered }),
+            Ok(Some(entry)) => Ok(Answered { entry, ..answered }),
+            // It was accepted; what has become of it since cannot be looked up.
+            Ok(None) => Err(Failure::InProgress(Some(Box::new(answered.entry)))),
             Err(_) => Ok(answered),
         }
     }
@@ -220,16 +224,17 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         self.psp.serves(transaction)
     }
 
-    /// Waits until the operation is no longer merely accepted.
-    async fn finished(&self, id: OperationId) -> Result<Entry, Failure> {
+    /// Waits until the operation is no longer merely accepted. None where the
+    /// journal does not say: it is out of reach, or was lost meanwhile.
+    async fn finished(&self, id: OperationId) -> Option<Entry> {
         let mut changes = self.journal.changes(id);
         loop {
-            let entry = self.by_id(id).await?;
+            let entry = self.journal.get(id).await.ok()??;
             if !matches!(entry.state, State::Accepted) {
-                return Ok(entry);
+                return Some(entry);
             }
             if !matches!(self.stopping.run_until_cancelled(changes.changed()).await, Some(Ok(()))) {
-                return Ok(entry);
+                return Some(entry);
             }
         }
     }
@@ -241,9 +246,5 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         };
         // Another caller's operation does not exist for this one.
         Ok(found.map_err(Failure::Journal)?.filter(|entry| entry.caller == *caller))
-    }
-
-    async fn by_id(&self, id: OperationId) -> Result<Entry, Failure> {
-        self.journal.get(id).await.map_err(Failure::Journal)?.ok_or(Failure::UnknownOperation)
     }
 }

@@ -210,6 +210,8 @@ impl State {
             (Started | Resent | Accepted | InDoubt { .. }, Event::Contradicted { why }) => {
                 Review { why: why.clone() }
             } // T9
+            // Somebody else voided afterwards: ours did not take effect, as was said.
+            (Declined(_), Event::Proven(proof)) if proof.by_others => return Ok(None),
             (Declined(_), Event::Proven(_)) => {
                 Review { why: "it took effect after it had been declined".to_owned() } // T10
             }

@@ -32,6 +32,10 @@ pub struct Proof {
     pub transaction_status: String,
     /// The transaction's sums at that time.
     pub sums: Sums,
+    /// A void that somebody else brought about, by the user agent of its event:
+    /// what was asked for is so, and our request had no part in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_others: bool,
 }
 
 /// Why an operation did not happen and will not.

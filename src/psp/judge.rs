@@ -164,7 +164,14 @@ fn judge_void(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
     }
     if transaction.is_released() {
         // The state that was asked for; whoever brought it about.
-        return Verdict::Proven(proof(&done, 0, transaction));
+        let mut perhaps_ours =
+            transaction.events.iter().zip(marks(sought, transaction)).filter(|(event, mark)| {
+                event.name == "VOID"
+                    && event.success == Some(true)
+                    && (mark.is_some() || event.user_agent.is_none())
+            });
+        let by_others = !done.is_empty() && perhaps_ours.next().is_none();
+        return Verdict::Proven(Proof { by_others, ..proof(&done, 0, transaction) });
     }
     let finished = |begun: &Event| {
         begun.request_id.is_some()
@@ -315,6 +322,7 @@ fn proof(done: &[&Event], amount: i64, transaction: &Transaction) -> Proof {
         event_time: first.and_then(|event| event.created_at.clone()),
         transaction_status: transaction.status.clone(),
         sums: transaction.sums(),
+        by_others: false,
     }
 }
 

@@ -85,6 +85,7 @@ pub fn proof(seen: Option<&Seen>) -> Proof {
             event_time: None,
             transaction_status: String::new(),
             sums: Sums::default(),
+            by_others: false,
         };
     };
     let first = done(&seen.transaction, &seen.marks).next();
@@ -94,6 +95,7 @@ pub fn proof(seen: Option<&Seen>) -> Proof {
         event_time: first.and_then(|event| event.created_at.clone()),
         transaction_status: seen.transaction.status.clone(),
         sums: seen.transaction.sums(),
+        by_others: false,
     }
 }
 

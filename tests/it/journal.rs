@@ -90,6 +90,7 @@ fn proven() -> Event {
         event_time: Some("2026-06-15T15:06:40.000Z".to_owned()),
         transaction_status: "CAPTURED".to_owned(),
         sums: Sums { authorized: 29_990, captured: 29_990, refundable: 29_990, ..Sums::default() },
+        by_others: false,
     })
 }
 

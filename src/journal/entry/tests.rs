@@ -55,6 +55,7 @@ fn proof() -> Proof {
         event_time: None,
         transaction_status: "CAPTURED".to_owned(),
         sums: Sums::default(),
+        by_others: false,
     }
 }
 

@@ -494,3 +494,22 @@ fn a_void_is_proven_by_the_state_that_was_asked_for() {
     assert_eq!(word(&knowing(Kind::Void, &known, Some("r"), &[])), "declined");
     assert_eq!(word(&knowing(Kind::Void, &known, Some("other"), &[])), "absent");
 }
+
+#[test]
+fn a_void_by_somebody_else_is_told_from_ours() {
+    let unmarked = || Event { user_agent: None, ..ours(Kind::Void) };
+    let failed = || failed(ours(Kind::Void), &["ERROR"]);
+    let cases = [
+        ("ours", vec![ours(Kind::Void)], false),
+        ("theirs", vec![theirs(Kind::Void)], true),
+        ("theirs, after a failure of ours", vec![failed(), theirs(Kind::Void)], true),
+        ("theirs and ours", vec![theirs(Kind::Void), ours(Kind::Void)], false),
+        ("the event does not say whose", vec![unmarked()], false),
+        ("only the status says so", vec![], false),
+    ];
+    for (seen, events, by_others) in cases {
+        let verdict = verdict(Kind::Void, &on("AUTHORIZATION_VOIDED", &events));
+        let Verdict::Proven(proof) = verdict else { panic!("{seen}: {verdict:?}") };
+        assert_eq!(proof.by_others, by_others, "{seen}");
+    }
+}

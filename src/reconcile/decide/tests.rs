@@ -81,6 +81,7 @@ fn proven() -> Verdict {
         event_time: None,
         transaction_status: "CAPTURED".to_owned(),
         sums: Sums::default(),
+        by_others: false,
     })
 }
 

@@ -254,7 +254,14 @@ fn failed_bits(ids: &[String]) -> u8 {
 
 fn proof() -> Proof {
     let (event_id, event_time, transaction_status) = (None, None, String::new());
-    Proof { event_id, amount: AMOUNT, event_time, transaction_status, sums: Sums::default() }
+    Proof {
+        event_id,
+        amount: AMOUNT,
+        event_time,
+        transaction_status,
+        sums: Sums::default(),
+        by_others: false,
+    }
 }
 
 fn decline() -> Box<Decline> {

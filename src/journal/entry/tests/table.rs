@@ -29,6 +29,7 @@ const TABLE: &[(&str, [&str; 9])] = &[
     ("doubted",        ["in_doubt",  "-",         "-",         "-",         "-",         "-",         "-",         "-", "in_doubt"]),        // T6
     ("pushback",       ["pushed_back", "-",       "-",         "-",         "-",         "-",         "-",         "-", "in_doubt"]),        // T6
     ("proven",         ["succeeded", "succeeded", "succeeded", "succeeded", "succeeded", "=",         "review",    "succeeded", "succeeded"]),// T7, T10
+    ("done_by_others", ["succeeded", "succeeded", "succeeded", "succeeded", "succeeded", "=",         "=",         "succeeded", "succeeded"]),// T7
     ("never_happened", ["-",         "-",         "released",  "released",  "-",         "-",         "-",         "-", "-"]),        // T8
     ("contradicted",   ["review",    "review",    "review",    "review",    "-",         "-",         "-",         "-", "review"]),        // T9
     ("proposed",       ["-",         "-",         "-",         "-",         "-",         "-",         "-",         "stays",     "-"]),
@@ -62,6 +63,7 @@ fn row(event: &Event) -> &'static str {
         Event::Accepted { .. } => "accepted",
         Event::Doubted { pushback: false, .. } => "doubted",
         Event::Doubted { pushback: true, .. } => "pushback",
+        Event::Proven(proof) if proof.by_others => "done_by_others",
         Event::Proven(_) => "proven",
         Event::NeverHappened { .. } => "never_happened",
         Event::Contradicted { .. } => "contradicted",
@@ -98,6 +100,7 @@ fn all_events() -> Vec<Event> {
         Event::doubted(why()),
         Event::Doubted { why: why(), pushback: true, retry_after: None },
         Event::Proven(another),
+        Event::Proven(Proof { by_others: true, ..proof() }),
         Event::NeverHappened { why: why() },
         Event::Contradicted { why: why() },
         Event::Proposed(proposal()),
@@ -204,9 +207,13 @@ fn what_is_settled_stays_and_what_is_closed_opens_only_to_try_again_or_to_be_rev
                 assert!(event.is_fact() || decided, "a proof or two persons end a review: {seen}");
             }
             match (state.is_open(), next.is_open()) {
-                (false, true) => assert!(["retried", "proven"].contains(&row(&event)), "{seen}"),
+                (false, true) => {
+                    assert!(["retried", "proven", "done_by_others"].contains(&row(&event)), "{seen}");
+                }
                 (true, false) => assert!(
-                    decided || ["not_sent", "refused", "proven", "never_happened"].contains(&row(&event)),
+                    decided
+                        || ["not_sent", "refused", "proven", "done_by_others", "never_happened"]
+                            .contains(&row(&event)),
                     "{seen}"
                 ),
                 // A closed entry that stays closed was proven after its release.
