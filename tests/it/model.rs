@@ -40,6 +40,8 @@ pub struct Scenario {
     psp: Behaviour,
     /// Reads that are decided and not yet written, at most at once.
     readers: usize,
+    /// Whether what is harmless twice is sent again (T12), and sooner than the lease ends.
+    resends: bool,
 }
 
 /// A design that is wrong in one place.
@@ -73,6 +75,12 @@ pub enum Broken {
     NoNonce,
     /// The caller is answered before W2.
     AnswerFirst,
+    /// What fits twice is sent again (T12).
+    ResendAnything,
+    /// A refusal of what was sent again is taken for the last word.
+    ResentAnswer,
+    /// A failed event of what was sent again is taken for the last word.
+    ResentEvent,
 }
 
 impl Broken {
@@ -103,6 +111,7 @@ const SLOW: Behaviour = Behaviour { settles: true, lags: true, ..PLAIN };
 const ASYNCHRONOUS: Behaviour = Behaviour { begins: true, declines: true, ..SLOW };
 /// It says no in every way there is.
 const UNWILLING: Behaviour = Behaviour { refuses: true, pushes_back: true, unauthorized: true, ..PLAIN };
+const REFUSES: Behaviour = Behaviour { refuses: true, declines: true, ..PLAIN };
 /// It fails in a way that excludes nothing.
 const UNCLEAR: Behaviour = Behaviour { unclear: true, ..SLOW };
 /// All of it at once.
@@ -122,16 +131,21 @@ const DEEP_STATES_MAX: usize = 12_000_000;
 
 /// One key, tried twice, by two replicas.
 const fn one(name: &'static str, kind: Kind, psp: Behaviour) -> Scenario {
-    Scenario { name, kinds: [kind, kind], attempts: [2, 0], faults: FAULTS, psp, readers: 1 }
+    Scenario { name, kinds: [kind, kind], attempts: [2, 0], faults: FAULTS, psp, readers: 1, resends: false }
 }
 
 /// Two keys on one transaction, each tried once.
 const fn two(name: &'static str, kinds: [Kind; KEYS], psp: Behaviour) -> Scenario {
-    Scenario { name, kinds, attempts: [1, 1], faults: FAULTS, psp, readers: 1 }
+    Scenario { name, kinds, attempts: [1, 1], faults: FAULTS, psp, readers: 1, resends: false }
 }
 
 const fn crashes(crashes: u8, scenario: Scenario) -> Scenario {
     Scenario { faults: Faults { crashes, ..FAULTS }, ..scenario }
+}
+
+/// What is harmless twice is sent again (T12).
+const fn resends(scenario: Scenario) -> Scenario {
+    Scenario { resends: true, ..scenario }
 }
 
 const ONE_KEY: &[Scenario] = &[
@@ -149,6 +163,16 @@ const TWO_KEYS: &[Scenario] = &[
     two("two voids", [Kind::Void, Kind::Void], PLAIN),
 ];
 
+const CAPTURES: [Kind; KEYS] = [Kind::Capture, Kind::Capture];
+const SENT_AGAIN: &[Scenario] = &[
+    resends(one("a void, sent again", Kind::Void, SLOW)),
+    resends(one("a void, sent again and turned away", Kind::Void, REFUSES)),
+    crashes(
+        0,
+        resends(Scenario { attempts: [2, 1], ..two("two captures, one sent again", CAPTURES, PLAIN) }),
+    ),
+];
+
 /// Explored on request: minutes, and gigabytes of memory.
 const DEEP: &[Scenario] = &[
     crashes(1, one("a refund, anything", Kind::Refund, ANY)),
@@ -157,6 +181,18 @@ const DEEP: &[Scenario] = &[
         attempts: [2, 1],
         ..two("two captures, one tried twice", [Kind::Capture, Kind::Capture], PLAIN)
     },
+    crashes(1, resends(Scenario { attempts: [3, 0], ..one("a void, sent again twice", Kind::Void, PLAIN) })),
+    crashes(
+        1,
+        resends(Scenario {
+            attempts: [2, 1],
+            ..two("a void, sent again, and a capture", [Kind::Void, Kind::Capture], PLAIN)
+        }),
+    ),
+    crashes(
+        1,
+        resends(Scenario { attempts: [2, 1], ..two("two captures, one sent again", CAPTURES, PLAIN) }),
+    ),
     Scenario { attempts: [2, 2], ..two("two refunds, tried twice", [Kind::Refund, Kind::Refund], PLAIN) },
 ];
 
@@ -177,6 +213,7 @@ fn holds(scenarios: &[Scenario], most: usize) -> BTreeSet<String> {
         if let Some(Counterexample { rule, depth, trace }) = &found.broke {
             panic!("{name}: {rule}, after {depth} steps:\n{trace}");
         }
+        assert_eq!(scenario.resends, found.resent > 0, "{name}: sent again");
         assert!(!found.cut, "{name}: more than {most} states");
         if let Some(trace) = &found.stuck {
             panic!("{name}: no end can be reached after\n{trace}");
@@ -197,6 +234,11 @@ fn one_key_comes_to_a_true_end_in_every_history() {
 #[test]
 fn two_keys_of_one_transaction_come_to_true_ends_in_every_history() {
     assert!(holds(TWO_KEYS, STATES_MAX).iter().eq(ENDS));
+}
+
+#[test]
+fn what_is_sent_again_comes_to_a_true_end_in_every_history() {
+    assert!(holds(SENT_AGAIN, STATES_MAX).iter().eq(ENDS));
 }
 
 #[test]
@@ -228,6 +270,10 @@ fn every_wrong_design_is_caught() {
         (Broken::NoAttempt, refund(PLAIN), "S3"),
         (Broken::NoNonce, refund(PLAIN), "S3"),
         (Broken::AnswerFirst, refund(PLAIN), "S4"),
+        (Broken::ResendAnything, resends(refund(PLAIN)), "S1"),
+        (Broken::ResendAnything, resends(one("a capture", Kind::Capture, PLAIN)), "S1"),
+        (Broken::ResentAnswer, resends(one("a void", Kind::Void, REFUSES)), "S3"),
+        (Broken::ResentEvent, resends(one("a void", Kind::Void, REFUSES)), "S3"),
     ];
     for (broken, scenario, rule) in designs {
         let found = search(&scenario, Some(broken), STATES_MAX);

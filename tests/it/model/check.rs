@@ -34,7 +34,9 @@ pub fn check(world: &World, then: &World, voids: [bool; KEYS]) -> Option<&'stati
             if before.at == At::Succeeded || (before.at == At::Declined && row.at != At::Review) {
                 return Some("S9: what is settled was changed");
             }
-            if before.attempt != row.attempt && !matches!(before.at, At::Released | At::Started) {
+            // What T12 allows is sent again all the same.
+            let again = matches!(before.at, At::Released | At::Started) || row.at == At::Resent;
+            if before.attempt != row.attempt && !again {
                 return Some("S12: another attempt was begun after a takeover");
             }
         }

@@ -17,6 +17,11 @@ pub fn request_id(key: u8, attempt: usize) -> String {
     format!("r{key}{attempt}")
 }
 
+/// The attempt whose request this is the PSP's id of.
+pub fn attempt_of(request_id: &str) -> u8 {
+    request_id.as_bytes()[2] - b'0'
+}
+
 /// The transaction that shows this: see `World::shows`.
 pub fn transaction(commands: &[Command; KEYS], shows: u32) -> Transaction {
     let refunds = commands.iter().any(|command| command.operation.kind() == Kind::Refund);
@@ -30,7 +35,8 @@ pub fn transaction(commands: &[Command; KEYS], shows: u32) -> Transaction {
     if refunds {
         events.push(event("CAPTURE", Some(TOTAL), true));
     }
-    for (nth, key) in [0_u8, 0, 1, 1].into_iter().enumerate() {
+    for nth in 0..KEYS * ATTEMPTS {
+        let key = u8::try_from(nth / ATTEMPTS).unwrap();
         let bits = shows >> (5 * (KEYS * ATTEMPTS - 1 - nth)) & 31;
         let command = &commands[usize::from(key)];
         let name = command.operation.kind().as_str().to_uppercase();

@@ -15,10 +15,10 @@ use payops::psp::{
     judge::{Sought, Verdict, judge},
     rules,
 };
-use payops::reconcile::decide::{Rules, decide};
+use payops::reconcile::decide::{Rules, decide, may_resend};
 use uuid::Uuid;
 
-use super::ledger::{AMOUNT, TOTAL, command, request_id, transaction};
+use super::ledger::{AMOUNT, TOTAL, attempt_of, command, request_id, transaction};
 use super::search::Fast;
 use super::world::{ATTEMPTS, Answer, At, Ev, Found, KEYS, LAG, PAST, Row, Run, SETTLE, Stamp};
 
@@ -35,7 +35,7 @@ pub struct Real {
     rules: Rules,
     schedule: Schedule,
     applied: HashMap<(u8, Row, Ev, i8), Applied, Fast>,
-    read: HashMap<(u8, Row, u32), Ev, Fast>,
+    read: HashMap<(u8, Row, u32), (Ev, bool), Fast>,
     answered: HashMap<(u8, Row, u32, Answer), Ev, Fast>,
     checked: HashMap<(u8, u32), Check, Fast>,
 }
@@ -80,7 +80,7 @@ fn tick_of(at: Timestamp) -> i8 {
 }
 
 impl Real {
-    pub fn new(kinds: [Kind; KEYS], attempts: [u8; KEYS], times: Ticks) -> Self {
+    pub fn new(kinds: [Kind; KEYS], attempts: [u8; KEYS], times: Ticks, resends: bool) -> Self {
         let commands = [0, 1].map(|key: usize| command(key, kinds[key]));
         let starts = [0, 1].map(|key: usize| Entry::start(&commands[key], NOW, NOW, NOW));
         let rules = Rules {
@@ -92,8 +92,8 @@ impl Real {
             partial_review_after: NEVER,
             accepted_review_after: NEVER,
             unreadable_review_after: NEVER,
-            resend_after: NEVER,
-            resend_captures: false,
+            resend_after: if resends { Duration::ZERO } else { NEVER },
+            resend_captures: resends,
         };
         let schedule = Schedule { first: Vec::new(), then: Duration::ZERO, jitter_percent: 0 };
         let (applied, read, answered, checked) = Default::default();
@@ -117,24 +117,26 @@ impl Real {
         if let Some(after) = self.applied.get(&(key, before, ev, age)) {
             return *after;
         }
-        let after = self.entry(key, before).after(&event(key, before, ev, age), NOW, &self.schedule);
+        let after = self.entry(key, before).after(&event(key, ev, age), NOW, &self.schedule);
         let most = self.attempts[usize::from(key)];
         let after = after.map(|after| after.map(|after| row(&after, most))).map_err(|_| Illegal);
         self.applied.insert((key, before, ev, age), after);
         after
     }
 
-    /// What a read that shows this comes to.
-    pub fn read(&mut self, key: u8, seen: Row, shows: u32) -> Ev {
-        if let Some(ev) = self.read.get(&(key, seen, shows)) {
-            return *ev;
+    /// What a read that shows this comes to, and whether it allows to send again.
+    pub fn read(&mut self, key: u8, seen: Row, shows: u32) -> (Ev, bool) {
+        if let Some(read) = self.read.get(&(key, seen, shows)) {
+            return *read;
         }
         let entry = self.entry(key, seen);
         let tag = entry.tag();
-        let verdict = judge(&sought(&entry, &tag), &transaction(&self.commands, shows));
-        let ev = ev(&decide(&entry, Ok(verdict), NOW, &self.rules));
-        self.read.insert((key, seen, shows), ev);
-        ev
+        let transaction = transaction(&self.commands, shows);
+        let verdict = judge(&sought(&entry, &tag), &transaction);
+        let event = decide(&entry, Ok(verdict), NOW, &self.rules);
+        let read = (ev(&event), may_resend(&entry, &event, &transaction, NOW, &self.rules));
+        self.read.insert((key, seen, shows), read);
+        read
     }
 
     /// What the answer to the entry's attempt comes to, where the answer, or
@@ -146,14 +148,16 @@ impl Real {
         let entry = self.entry(key, sent);
         let tag = entry.tag();
         let transaction = transaction(&self.commands, shows);
-        let id = request_id(key, usize::from(sent.attempt - 1));
+        let nth = sent.attempt - 1;
+        let id = request_id(key, usize::from(nth));
+        let named = |id: Option<String>| Ev::Accepted { named: id.as_deref().map(attempt_of) };
         let ev = match answer {
             Answer::Unauthorized => Ev::NotSent,
             Answer::Pushback => Ev::PushedBack,
             Answer::Refused => match judge(&sought(&entry, &tag), &transaction) {
                 Verdict::Proven(_) => Ev::Proven,
                 Verdict::Contradicted(_) => Ev::Contradicted,
-                Verdict::Accepted { request_id, .. } => Ev::Accepted { named: request_id.is_some() },
+                Verdict::Accepted { request_id, .. } => named(request_id),
                 Verdict::Declined(_) | Verdict::FailedUnclearly { .. } | Verdict::Absent { .. } => {
                     Ev::Refused
                 }
@@ -165,14 +169,14 @@ impl Real {
                     Verdict::Proven(_) => Ev::Proven,
                     Verdict::Declined(_) => Ev::Refused,
                     Verdict::Contradicted(_) => Ev::Contradicted,
-                    Verdict::Accepted { request_id, .. } => {
-                        Ev::Accepted { named: accepted.is_some() || request_id.is_some() }
-                    }
-                    Verdict::Absent { .. } if accepted.is_some() => Ev::Accepted { named: true },
+                    Verdict::Accepted { request_id, .. } => named(accepted.map(str::to_owned).or(request_id)),
+                    Verdict::Absent { .. } if accepted.is_some() => Ev::Accepted { named: Some(nth) },
                     Verdict::Absent { .. } | Verdict::FailedUnclearly { .. } => Ev::Doubted,
                 }
             }
         };
+        // Perhaps because an earlier attempt took effect: reads decide.
+        let ev = if ev == Ev::Refused && entry.resends > 0 { Ev::Doubted } else { ev };
         self.answered.insert((key, sent, shows, answer), ev);
         ev
     }
@@ -224,6 +228,7 @@ impl Real {
         Entry {
             state: match row.at {
                 At::Started => State::Started,
+                At::Resent => State::Resent,
                 At::Accepted => State::Accepted,
                 At::InDoubt => State::InDoubt { why: why(), pushback: false },
                 At::PushedBack => State::InDoubt { why: why(), pushback: true },
@@ -235,7 +240,8 @@ impl Real {
             attempt: u32::from(row.attempt),
             fence_at: at(row.fence),
             lease_until: at(i8::from(row.leased)),
-            accepted_request_id: row.accepted.then(|| request_id(key, usize::from(row.attempt - 1))),
+            accepted_request_id: row.accepted.map(|nth| request_id(key, usize::from(nth))),
+            resends: u32::from(row.resends),
             ignored_events: failed_ids(key, row.ignored),
             reading: Reading { streak, failed_events: failed_ids(key, row.failed), ..Reading::default() },
             ..self.starts[usize::from(key)].clone()
@@ -277,8 +283,8 @@ fn row(entry: &Entry, most: u8) -> Row {
     });
     let row = Row {
         at: match &entry.state {
-            // The model sends nothing again (T12).
-            State::Started | State::Resent => At::Started,
+            State::Started => At::Started,
+            State::Resent => At::Resent,
             State::Accepted => At::Accepted,
             State::InDoubt { pushback: false, .. } => At::InDoubt,
             State::InDoubt { pushback: true, .. } => At::PushedBack,
@@ -290,7 +296,8 @@ fn row(entry: &Entry, most: u8) -> Row {
         attempt: u8::try_from(entry.attempt).unwrap(),
         fence: tick_of(entry.fence_at),
         leased: entry.lease_until > NOW,
-        accepted: entry.accepted_request_id.is_some(),
+        accepted: entry.accepted_request_id.as_deref().map(attempt_of),
+        resends: u8::try_from(entry.resends).unwrap(),
         ignored: failed_bits(&entry.ignored_events),
         failed: failed_bits(&entry.reading.failed_events),
         streak,
@@ -309,7 +316,7 @@ fn found(finding: Finding) -> Option<Found> {
 fn ev(event: &Event) -> Ev {
     match event {
         Event::Refused(_) => Ev::Refused,
-        Event::Accepted { request_id } => Ev::Accepted { named: request_id.is_some() },
+        Event::Accepted { request_id } => Ev::Accepted { named: request_id.as_deref().map(attempt_of) },
         Event::Proven(_) => Ev::Proven,
         Event::NeverHappened { .. } => Ev::NeverHappened,
         Event::Contradicted { .. } => Ev::Contradicted,
@@ -320,7 +327,7 @@ fn ev(event: &Event) -> Ev {
     }
 }
 
-fn event(key: u8, before: Row, ev: Ev, age: i8) -> Event {
+fn event(key: u8, ev: Ev, age: i8) -> Event {
     let why = String::new;
     let beginning = |stamp: Stamp| Beginning {
         nonce: Uuid::nil(),
@@ -330,11 +337,11 @@ fn event(key: u8, before: Row, ev: Ev, age: i8) -> Event {
     match ev {
         Ev::Retried(of) => Event::Retried(beginning(of)),
         Ev::TokenRefused(of) => Event::TokenRefused(beginning(of)),
+        Ev::Resent(of) => Event::Resent(beginning(of)),
         Ev::NotSent => Event::NotSent { why: why() },
         Ev::Refused => Event::Refused(decline()),
         Ev::Accepted { named } => {
-            let request_id = named.then(|| request_id(key, usize::from(before.attempt - 1)));
-            Event::Accepted { request_id }
+            Event::Accepted { request_id: named.map(|nth| request_id(key, usize::from(nth))) }
         }
         Ev::Doubted => Event::doubted(why()),
         Ev::PushedBack => Event::Doubted { why: why(), pushback: true, retry_after: None },

@@ -4,7 +4,7 @@
 use super::Broken;
 use super::real::Illegal;
 use super::steps::{Step, Steps};
-use super::world::{Answer, At, Ev, Point, Prepared, Row, TOKEN, View, World};
+use super::world::{Answer, At, Ev, Point, Prepared, Row, View, World};
 
 impl Steps<'_> {
     /// The answer to an attempt reaches its sender, goes astray, or takes long.
@@ -35,7 +35,10 @@ impl Steps<'_> {
         let stored = world.rows[key].unwrap();
         let sent = u8::try_from(attempt + 1).unwrap();
         let of = u8::try_from(key).unwrap();
-        let row = Row { attempt: sent, accepted: stored.accepted && stored.attempt == sent, ..stored };
+        let of_stored = stored.attempt == sent;
+        let accepted = stored.accepted.filter(|_| of_stored);
+        let resends = if of_stored && !self.is(Broken::ResentAnswer) { stored.resends } else { 0 };
+        let row = Row { attempt: sent, accepted, resends, ..stored };
         let mut ev = self.real.answer(of, row, shows, answer);
         if answer == Answer::Accepted && self.is(Broken::AcceptedIsDone) {
             ev = Ev::Proven;
@@ -47,8 +50,10 @@ impl Steps<'_> {
         }
         let Some(mut call) = world.replicas[replica].call else { return };
         call.point = match answer {
-            Answer::Unauthorized if sent < self.scenario.attempts[key] => {
-                Point::Again(Prepared { token: TOKEN, late: false, done: false })
+            Answer::Unauthorized
+                if sent < self.scenario.attempts[key] && call.view.row.unwrap().at == At::Started =>
+            {
+                Point::Again(Prepared::NOW)
             }
             _ => Point::Writing(ev),
         };
@@ -64,7 +69,7 @@ impl Steps<'_> {
         let definite = matches!(ev, Ev::Proven | Ev::Refused | Ev::Accepted { .. } | Ev::Contradicted);
         let current = then.rows[key].unwrap();
         let of_another = current.attempt != sent && ev != Ev::Proven && !self.is(Broken::NoAttempt);
-        let illegal = self.real.after(u8::try_from(key).unwrap(), current, ev, 0).is_err();
+        let illegal = self.after(u8::try_from(key).unwrap(), current, ev, 0).is_err();
         if !definite || of_another || illegal {
             return None;
         }
@@ -83,7 +88,7 @@ impl Steps<'_> {
     ) -> Result<(Row, bool), &'static str> {
         let of = u8::try_from(key).unwrap();
         let seen = view.row.unwrap();
-        let mut next = match self.real.after(of, seen, ev, age) {
+        let mut next = match self.after(of, seen, ev, age) {
             Ok(Some(next)) => next,
             Ok(None) => return Ok((seen, false)),
             Err(Illegal) => return Err("a move that is impossible even by one's own view"),
@@ -93,7 +98,7 @@ impl Steps<'_> {
             if current.attempt != seen.attempt && ev != Ev::Proven && !self.is(Broken::NoAttempt) {
                 return Ok((current, false));
             }
-            match self.real.after(of, current, ev, age) {
+            match self.after(of, current, ev, age) {
                 Ok(Some(again)) => next = again,
                 Ok(None) | Err(Illegal) => return Ok((current, false)),
             }
@@ -103,6 +108,14 @@ impl Steps<'_> {
         }
         self.store(then, key, next);
         Ok((next, true))
+    }
+
+    fn after(&mut self, key: u8, row: Row, ev: Ev, age: i8) -> Result<Option<Row>, Illegal> {
+        let row = match row.at {
+            At::Resent if self.is(Broken::ResentAnswer) => Row { at: At::Started, ..row },
+            _ => row,
+        };
+        self.real.after(key, row, ev, age)
     }
 
     pub fn store(&self, then: &mut World, key: usize, row: Row) {

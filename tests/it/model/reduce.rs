@@ -12,16 +12,20 @@ impl Row {
             return self.attempt_alone();
         }
         // Every token is of one life: the next one outlives those before it.
-        let fence = if matches!(at, At::Accepted | At::Review | At::Released) { PAST } else { self.fence };
-        let (leased, accepted) = (self.leased && at == At::Started, self.accepted && at.is_open());
-        Self { fence, leased, accepted, ..self }
+        // Once sent again (T12), nothing but proof counts before the fence.
+        let resends = if matches!(at, At::Review | At::Released) { 0 } else { self.resends };
+        let over = matches!(at, At::Accepted | At::Review | At::Released) && resends == 0;
+        let fence = if over { PAST } else { self.fence };
+        let leased = self.leased && at.is_sending();
+        let accepted = self.accepted.filter(|_| at.is_open());
+        Self { fence, leased, accepted, resends, ..self }
     }
 
     /// All that counts of a view once the entry has been written by another.
     pub fn attempt_alone(self) -> Self {
         let Self { at, attempt, .. } = self;
-        let (fence, leased, accepted, ignored, failed, streak) = (PAST, false, false, 0, 0, None);
-        Self { at, attempt, fence, leased, accepted, ignored, failed, streak }
+        let (fence, leased, accepted, resends, ignored, failed, streak) = (PAST, false, None, 0, 0, 0, None);
+        Self { at, attempt, fence, leased, accepted, resends, ignored, failed, streak }
     }
 }
 
@@ -57,11 +61,11 @@ impl World {
             replica.call = replica.call.filter(|call| match call.point {
                 Point::Ready(_) => call.view.fresh,
                 Point::Writing(Ev::Proven) | Point::Sending { .. } | Point::Waiting => true,
-                Point::Writing(_) | Point::Again(_) => !overtaken(call.view, call.key),
+                Point::Writing(_) | Point::Again(_) | Point::Resend(_) => !overtaken(call.view, call.key),
             });
-            replica.reader = replica
-                .reader
-                .filter(|reader| reader.ev == Ev::Proven || !overtaken(reader.view, reader.key));
+            replica.reader = replica.reader.filter(|reader| {
+                reader.ev == Ev::Proven || reader.again || !overtaken(reader.view, reader.key)
+            });
         }
     }
 

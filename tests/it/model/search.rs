@@ -51,6 +51,8 @@ pub struct Found {
     pub depth: usize,
     /// States in which nothing moves, by what the entries came to.
     pub ends: BTreeMap<String, usize>,
+    /// States in which something is sent again (T12).
+    pub resent: usize,
     /// States from which no end can be reached.
     pub stuck: Option<String>,
     pub broke: Option<Counterexample>,
@@ -69,7 +71,7 @@ pub struct Counterexample {
 pub fn search(scenario: &Scenario, broken: Option<Broken>, most: usize) -> Found {
     let begun = Instant::now();
     let times = broken.map_or_else(Ticks::default, Broken::times);
-    let mut real = Real::new(scenario.kinds, scenario.attempts, times);
+    let mut real = Real::new(scenario.kinds, scenario.attempts, times, scenario.resends);
     let mut steps = Steps { real: &mut real, scenario, broken, next: Vec::new(), within: None };
     let same = scenario.kinds[0] == scenario.kinds[1] && scenario.attempts[0] == scenario.attempts[1];
     let voids = scenario.kinds.map(|kind| kind == Kind::Void);
@@ -113,12 +115,14 @@ pub fn search(scenario: &Scenario, broken: Option<Broken>, most: usize) -> Found
     for world in states.iter().filter(|world| is_quiet(world)) {
         *ends.entry(ending(world)).or_insert(0) += 1;
     }
+    let is_resent = |world: &&World| world.rows.iter().flatten().any(|row| row.at == At::Resent);
+    let resent = states.iter().filter(is_resent).count();
     let cut = at < states.len();
     let stuck = (broke.is_none() && !cut).then(|| stuck(&states, &edges)).flatten();
     let stuck = stuck.map(|at| trace(&mut steps, &states, &parents, at, (Step::Tick, states[at]), same));
     let depth = usize::from(depths.iter().copied().max().unwrap_or(0));
     let (states, transitions) = (states.len(), edges.len());
-    Found { states, transitions, depth, ends, stuck, broke, took: begun.elapsed(), cut }
+    Found { states, transitions, depth, ends, resent, stuck, broke, took: begun.elapsed(), cut }
 }
 
 /// What became of the operations, in words.

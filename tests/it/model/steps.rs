@@ -88,7 +88,7 @@ impl Steps<'_> {
             }
         }
         for key in 0..KEYS {
-            if let Some(row) = world.rows[key].filter(|row| row.at == At::Started && !row.leased) {
+            if let Some(row) = world.rows[key].filter(|row| row.at.is_sending() && !row.leased) {
                 let mut then = *world;
                 let view = View { row: Some(row), fresh: true };
                 let broke = self.advance(&mut then, key, view, Ev::Doubted, 0).err();
@@ -145,9 +145,11 @@ impl Steps<'_> {
         let mut then = *world;
         match call.point {
             Point::Ready(prepared) => self.record(world, replica, call, prepared),
-            Point::Again(prepared) => {
+            Point::Again(prepared) | Point::Resend(prepared) => {
                 let stamp = self.stamp(prepared);
-                let broke = match self.advance(&mut then, key, call.view, Ev::TokenRefused(stamp), 0) {
+                let again = matches!(call.point, Point::Again(_));
+                let ev = if again { Ev::TokenRefused(stamp) } else { Ev::Resent(stamp) };
+                let broke = match self.advance(&mut then, key, call.view, ev, 0) {
                     // Told apart by the nonce: another replica may have begun this attempt.
                     Ok((row, ours)) if ours || (row.at == At::Started && self.is(Broken::NoNonce)) => {
                         launch(&mut then, replica, call, row, prepared);
@@ -163,7 +165,7 @@ impl Steps<'_> {
             }
             Point::Sending { token } => {
                 let token = if self.is(Broken::TokenAtSend) { TOKEN } else { token };
-                let broke = send(&mut then, key, usize::from(attempt_of(call)) - 1, token);
+                let broke = send(&mut then, key, call.view.row.unwrap(), token);
                 then.replicas[replica].call = Some(Call { point: Point::Waiting, ..call });
                 self.push_checked(Step::Send { replica }, then, broke);
             }
@@ -205,7 +207,7 @@ impl Steps<'_> {
             Check::Done => true,
             Check::Refused => return,
         };
-        let point = Point::Ready(Prepared { token: TOKEN, late: false, done });
+        let point = Point::Ready(Prepared { done, ..Prepared::NOW });
         let mut then = *world;
         then.replicas[replica].call = Some(Call { key: of, point, view: View { row: prior, fresh: true } });
         self.push(Step::Find { replica, key }, then);
@@ -222,7 +224,7 @@ impl Steps<'_> {
         if self.is(Broken::SendFirst) {
             let attempt = call.view.row.map_or(0, |row| usize::from(row.attempt));
             if then.shots[key][attempt].net == Net::Unsent {
-                let broke = send(&mut then, key, attempt, prepared.token);
+                let broke = send_nth(&mut then, key, attempt, prepared.token);
                 self.push_checked(Step::Send { replica }, then, broke);
                 return;
             }
@@ -255,7 +257,17 @@ impl Steps<'_> {
             let mut then = *world;
             then.replicas[replica].reader = None;
             let key = usize::from(reader.key);
-            let broke = self.advance(&mut then, key, reader.view, reader.ev, reader.age).err();
+            let written = self.advance(&mut then, key, reader.view, reader.ev, reader.age);
+            if let Ok((row, _)) = written
+                && reader.again
+                && row.at == At::InDoubt
+                && row.attempt < self.scenario.attempts[key]
+            {
+                // A replica that is busy leaves it to the other one.
+                let (point, view) = (Point::Resend(Prepared::NOW), View { row: Some(row), fresh: true });
+                then.replicas[replica].call.get_or_insert(Call { key: reader.key, point, view });
+            }
+            let broke = written.err();
             self.push_checked(Step::WriteRead { replica }, then, broke);
             return;
         }
@@ -263,23 +275,26 @@ impl Steps<'_> {
             return;
         }
         for key in 0..KEYS {
-            let Some(row) = world.rows[key].filter(|row| row.at.is_open() && row.at != At::Started) else {
+            let Some(row) = world.rows[key].filter(|row| row.at.is_open() && !row.at.is_sending()) else {
                 continue;
             };
             let of = u8::try_from(key).unwrap();
-            let ev = match self.real.read(of, row, world.shows(false)) {
-                Ev::Looked { found: None, .. } if row.at == At::InDoubt && self.is(Broken::AbsenceIsNo) => {
-                    Ev::NeverHappened
+            let resends = if self.is(Broken::ResentEvent) { 0 } else { row.resends };
+            let (mut ev, mut again) = self.real.read(of, Row { resends, ..row }, world.shows(false));
+            if matches!(ev, Ev::Looked { found: None, .. }) && row.at == At::InDoubt {
+                if self.is(Broken::AbsenceIsNo) {
+                    ev = Ev::NeverHappened;
                 }
-                ev => ev,
-            };
+                again |= self.is(Broken::ResendAnything);
+            }
+            again &= row.attempt < self.scenario.attempts[key];
             // A look that brings nothing new is of no consequence.
-            if matches!(ev, Ev::Looked { .. }) && self.real.after(of, row, ev, 0) == Ok(Some(row)) {
+            if !again && matches!(ev, Ev::Looked { .. }) && self.real.after(of, row, ev, 0) == Ok(Some(row)) {
                 continue;
             }
             let mut then = *world;
             let view = View { row: Some(row), fresh: true };
-            then.replicas[replica].reader = Some(Reader { key: of, view, ev, age: 0 });
+            then.replicas[replica].reader = Some(Reader { key: of, view, ev, age: 0, again });
             self.push(Step::Read { replica, key }, then);
         }
     }
@@ -311,7 +326,15 @@ fn finish(then: &mut World, replica: usize, row: Row) {
 }
 
 /// The first byte of an attempt leaves; what that breaks is said.
-fn send(then: &mut World, key: usize, attempt: usize, token: i8) -> Option<&'static str> {
+fn send(then: &mut World, key: usize, row: Row, token: i8) -> Option<&'static str> {
+    let broke = send_nth(then, key, usize::from(row.attempt) - 1, token);
+    // T12.
+    broke.filter(|broke| *broke != EARLIER_LIVES || row.at != At::Resent)
+}
+
+const EARLIER_LIVES: &str = "S12: sent while an earlier attempt may still take effect";
+
+fn send_nth(then: &mut World, key: usize, attempt: usize, token: i8) -> Option<&'static str> {
     let recorded = then.rows[key].is_some_and(|row| usize::from(row.attempt) > attempt);
     let earlier_lives = then.shots[key][..attempt].iter().any(|shot| shot.is_live() || shot.took_effect());
     let shot = &mut then.shots[key][attempt];
@@ -324,5 +347,5 @@ fn send(then: &mut World, key: usize, attempt: usize, token: i8) -> Option<&'sta
     if !recorded {
         return Some("S6: sent without a record");
     }
-    earlier_lives.then_some("S12: sent while an earlier attempt may still take effect")
+    earlier_lives.then_some(EARLIER_LIVES)
 }

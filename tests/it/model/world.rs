@@ -5,7 +5,7 @@
 
 /// Keys, and attempts of each.
 pub const KEYS: usize = 2;
-pub const ATTEMPTS: usize = 2;
+pub const ATTEMPTS: usize = 3;
 /// What is left of a fresh token, in ticks: it is still good in its last one.
 pub const TOKEN: i8 = 1;
 /// A4 and A5: one tick each.
@@ -46,8 +46,10 @@ pub struct Row {
     pub fence: i8,
     /// Whether the sender's lease runs.
     pub leased: bool,
-    /// Whether the PSP's id of this attempt's request is stored.
-    pub accepted: bool,
+    /// Of which attempt the PSP's id of the accepted request is stored.
+    pub accepted: Option<u8>,
+    /// How often it was sent again in doubt (T12).
+    pub resends: u8,
     /// Failed events of earlier attempts, a bit for each attempt.
     pub ignored: u8,
     /// Failed events seen, a bit for each attempt.
@@ -59,6 +61,7 @@ pub struct Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum At {
     Started,
+    Resent,
     Accepted,
     InDoubt,
     PushedBack,
@@ -180,6 +183,8 @@ pub enum Point {
     Waiting,
     /// The first token was refused, the second is there; its W1 comes next.
     Again(Prepared),
+    /// A read allows to send again what is in doubt (T12); its W1 comes next.
+    Resend(Prepared),
     /// A result is known; W2 comes next.
     Writing(Ev),
 }
@@ -193,6 +198,11 @@ pub struct Prepared {
     pub late: bool,
     /// What is asked for is there already: nothing will be sent.
     pub done: bool,
+}
+
+impl Prepared {
+    /// A request that can be sent at once.
+    pub const NOW: Self = Self { token: TOKEN, late: false, done: false };
 }
 
 /// An entry as somebody read it: none, where the key had none.
@@ -211,6 +221,8 @@ pub struct Reader {
     pub ev: Ev,
     /// Ticks since the read was issued.
     pub age: i8,
+    /// It allows to send again (T12).
+    pub again: bool,
 }
 
 /// What can happen to an entry, as the model tells it apart.
@@ -218,11 +230,12 @@ pub struct Reader {
 pub enum Ev {
     Retried(Stamp),
     TokenRefused(Stamp),
+    Resent(Stamp),
     NotSent,
     Refused,
-    /// With the id of the request, or without.
+    /// With the id of an attempt's request, or without.
     Accepted {
-        named: bool,
+        named: Option<u8>,
     },
     Doubted,
     PushedBack,
@@ -245,7 +258,11 @@ pub struct Stamp {
 
 impl At {
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Started | Self::Accepted | Self::InDoubt | Self::PushedBack | Self::Review)
+        !matches!(self, Self::Released | Self::Succeeded | Self::Declined)
+    }
+
+    pub fn is_sending(self) -> bool {
+        matches!(self, Self::Started | Self::Resent)
     }
 }
 
@@ -308,7 +325,7 @@ impl World {
         for replica in &mut self.replicas {
             if let Some(call) = &mut replica.call {
                 match &mut call.point {
-                    Point::Ready(prepared) | Point::Again(prepared) => {
+                    Point::Ready(prepared) | Point::Again(prepared) | Point::Resend(prepared) => {
                         // Nothing will be sent with it: how late it is makes no difference.
                         prepared.token = TOKEN - 1;
                         prepared.late = true;
