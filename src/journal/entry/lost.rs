@@ -20,6 +20,11 @@ impl Entry {
         next.revision = self.revision.saturating_add(1);
         next.fence_at = self.fence_at.max(fence_at);
         next.reading.streak = None;
+        // Perhaps it was sent again in doubt (T12), and what failed since is a
+        // later attempt: only proof counts before the fence.
+        if !matches!(self.state, State::Accepted | State::Review { .. }) {
+            next.resends = self.resends.max(1);
+        }
         let why = "the journal was lost: a later attempt may be forgotten".to_owned();
         next.remember(Some(why), None, now);
         Some(next)

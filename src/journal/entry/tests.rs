@@ -402,3 +402,16 @@ fn operations_of_one_moment_are_not_read_in_one_moment() {
         (0..50).map(|_| schedule().next(OperationId::new(), 5, NOW)).collect();
     assert!(waits.len() > 10, "{waits:?}");
 }
+
+/// Where the attempt was sent again in what was lost, a failure may be of the later attempt alone.
+#[test]
+fn after_a_loss_an_attempt_counts_as_one_that_may_have_been_sent_again() {
+    let doubt = || State::InDoubt { why: String::new(), pushback: true };
+    let fence = NOW + Duration::from_hours(24);
+    for state in [State::Started, doubt()] {
+        assert_eq!(in_state(state).after_loss(LATER, fence).unwrap().resends, 1);
+    }
+    let again = Entry { resends: 2, ..in_state(doubt()) };
+    assert_eq!(again.after_loss(LATER, fence).unwrap().resends, 2);
+    assert_eq!(in_state(State::Accepted).after_loss(LATER, fence).unwrap().resends, 0);
+}
