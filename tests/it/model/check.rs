@@ -19,7 +19,8 @@ pub fn check(world: &World, then: &World, voids: [bool; KEYS]) -> Option<&'stati
         if row.at == At::Succeeded && !took_effect {
             return Some("S2: succeeded without an effect");
         }
-        if matches!(row.at, At::Declined | At::Released) {
+        // What came back is no answer: the key is looked up first.
+        if matches!(row.at, At::Declined | At::Released) && !row.old {
             if effects[key] > 0 {
                 return Some("S3: declined or released, and it took effect");
             }
@@ -30,7 +31,8 @@ pub fn check(world: &World, then: &World, voids: [bool; KEYS]) -> Option<&'stati
         if row.at == At::Review {
             return Some("L2: a review without a cause");
         }
-        if let Some(before) = world.rows[key].filter(|before| before.at != row.at) {
+        let is_lost = world.lost.is_none() && then.lost.is_some();
+        if let Some(before) = world.rows[key].filter(|before| !is_lost && before.at != row.at) {
             if before.at == At::Succeeded || (before.at == At::Declined && row.at != At::Review) {
                 return Some("S9: what is settled was changed");
             }
@@ -47,11 +49,10 @@ pub fn check(world: &World, then: &World, voids: [bool; KEYS]) -> Option<&'stati
     None
 }
 
-/// Whether something of this attempt or an earlier one can still act: on the
-/// way, at the PSP, or in a sender's hand with a token that lives.
+/// Whether something can still act: on the way, at the PSP, or in the hand of
+/// this attempt's sender or an earlier one, with a token that lives.
 fn may_take_effect(world: &World, key: usize, attempt: u8) -> bool {
-    let upto = usize::from(attempt);
-    world.shots[key][..upto].iter().any(Shot::is_live)
+    world.shots[key].iter().any(Shot::is_live)
         || world.replicas.iter().filter_map(|replica| replica.call).any(|call| {
             usize::from(call.key) == key
                 && matches!(call.point, Point::Sending { token } if token >= 0)

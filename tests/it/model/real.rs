@@ -6,6 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use payops::clock::Timestamp;
 use payops::conclude::sought;
+use payops::journal::Loss;
 use payops::journal::entry::{Beginning, Entry, Event, Finding, Reading, Schedule, State, Streak};
 use payops::payment::{
     Command, Kind,
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use super::ledger::{AMOUNT, TOTAL, attempt_of, command, request_id, transaction};
 use super::search::Fast;
-use super::world::{ATTEMPTS, Answer, At, Ev, Found, KEYS, LAG, PAST, Row, Run, SETTLE, Stamp};
+use super::world::{ATTEMPTS, Answer, At, Ev, Found, KEYS, LAG, PAST, Row, Run, SETTLE, Stamp, TOKEN};
 
 /// Now, whenever that is.
 const NOW: Timestamp = Timestamp(1_000_000_000_000);
@@ -37,7 +38,7 @@ pub struct Real {
     applied: HashMap<(u8, Row, Ev, i8), Applied, Fast>,
     read: HashMap<(u8, Row, u32), (Ev, bool), Fast>,
     answered: HashMap<(u8, Row, u32, Answer), Ev, Fast>,
-    checked: HashMap<(u8, u32), Check, Fast>,
+    checked: HashMap<(u8, u32, bool), Check, Fast>,
 }
 
 type Applied = Result<Option<Row>, Illegal>;
@@ -50,7 +51,7 @@ pub struct Illegal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     Send,
-    Done,
+    Found(Ev),
     Refused,
 }
 
@@ -108,7 +109,7 @@ impl Real {
     pub fn start(&self, key: u8, stamp: Stamp) -> Row {
         let lease_until = at(i8::from(stamp.leased));
         let entry = Entry::start(&self.commands[usize::from(key)], NOW, at(stamp.fence), lease_until);
-        row(&entry, self.attempts[usize::from(key)])
+        row(&entry, 0, self.attempts[usize::from(key)])
     }
 
     /// The entry after an event: none where nothing changes, and an error
@@ -119,7 +120,7 @@ impl Real {
         }
         let after = self.entry(key, before).after(&event(key, ev, age), NOW, &self.schedule);
         let most = self.attempts[usize::from(key)];
-        let after = after.map(|after| after.map(|after| row(&after, most))).map_err(|_| Illegal);
+        let after = after.map(|after| after.map(|after| row(&after, before.shot, most))).map_err(|_| Illegal);
         self.applied.insert((key, before, ev, age), after);
         after
     }
@@ -148,7 +149,7 @@ impl Real {
         let entry = self.entry(key, sent);
         let tag = entry.tag();
         let transaction = transaction(&self.commands, shows);
-        let nth = sent.attempt - 1;
+        let nth = sent.shot;
         let id = request_id(key, usize::from(nth));
         let named = |id: Option<String>| Ev::Accepted { named: id.as_deref().map(attempt_of) };
         let ev = match answer {
@@ -181,26 +182,52 @@ impl Real {
         ev
     }
 
-    /// The look before a void; nothing else looks. As in `attempt`.
-    pub fn check(&mut self, key: u8, shows: u32) -> Check {
-        if self.kind(key) != Kind::Void {
+    /// The look before a void, and before a key that a lost journal may have
+    /// known; nothing else looks. As in `attempt`.
+    pub fn check(&mut self, key: u8, shows: u32, forgotten: bool) -> Check {
+        let is_void = self.kind(key) == Kind::Void;
+        if !is_void && !forgotten {
             return Check::Send;
         }
-        if let Some(check) = self.checked.get(&(key, shows)) {
+        if let Some(check) = self.checked.get(&(key, shows, forgotten)) {
             return *check;
         }
         let command = &self.commands[usize::from(key)];
         let (tag, transaction) = (command.tag(), transaction(&self.commands, shows));
-        let proven = matches!(judge(&Sought::of(command, &tag), &transaction), Verdict::Proven(_));
-        let check = if proven && transaction.status == "AUTHORIZATION_VOIDED" {
-            Check::Done
-        } else if rules::check(&command.operation, &transaction).is_ok() {
-            Check::Send
-        } else {
-            Check::Refused
+        let found = match judge(&Sought::of(command, &tag), &transaction) {
+            Verdict::Proven(_) => Some(Ev::Proven),
+            Verdict::Accepted { request_id, .. } => {
+                Some(Ev::Accepted { named: request_id.as_deref().map(attempt_of) })
+            }
+            Verdict::Contradicted(_) => Some(Ev::Contradicted),
+            Verdict::Declined(_) if is_void => None,
+            Verdict::Declined(_) => Some(Ev::Refused),
+            Verdict::FailedUnclearly { .. } => Some(Ev::Doubted),
+            Verdict::Absent { .. } => None,
         };
-        self.checked.insert((key, shows), check);
+        let check = match found {
+            Some(ev) if forgotten => Check::Found(ev),
+            Some(Ev::Proven) if transaction.status == "AUTHORIZATION_VOIDED" => Check::Found(Ev::Proven),
+            _ if rules::check(&command.operation, &transaction).is_ok() => Check::Send,
+            _ => Check::Refused,
+        };
+        self.checked.insert((key, shows, forgotten), check);
         check
+    }
+
+    /// Whether a lost journal may have known the key.
+    pub fn may_be_forgotten(&self, key: u8) -> bool {
+        let loss = Loss { at: NOW, quiet_until: NOW, clock_leeway: Duration::ZERO };
+        !loss.is_before(&self.commands[usize::from(key)].key, NOW)
+    }
+
+    /// What an entry of an older journal becomes, once that is noticed.
+    pub fn lost(&self, key: u8, kept: Row) -> Row {
+        let most = self.attempts[usize::from(key)];
+        match self.entry(key, kept).after_loss(NOW, at(TOKEN)) {
+            Some(entry) => row(&entry, kept.shot, most),
+            None => Row { old: kept.at == At::Released, ..kept },
+        }
     }
 
     /// Whether the PSP itself would carry out one more of this kind.
@@ -275,7 +302,7 @@ fn decline() -> Box<Decline> {
     Box::new(Decline { reason: Reason::Declined, message, psp, transaction_status: None, sums: None })
 }
 
-fn row(entry: &Entry, most: u8) -> Row {
+fn row(entry: &Entry, shot: u8, most: u8) -> Row {
     let streak = entry.reading.streak.and_then(|streak| {
         let (found, most) = found(streak.finding).map(|found| (found, 3))?;
         let count = u8::try_from(streak.count.min(most)).unwrap();
@@ -294,6 +321,8 @@ fn row(entry: &Entry, most: u8) -> Row {
             State::Review { .. } => At::Review,
         },
         attempt: u8::try_from(entry.attempt).unwrap(),
+        shot,
+        old: false,
         fence: tick_of(entry.fence_at),
         leased: entry.lease_until > NOW,
         accepted: entry.accepted_request_id.as_deref().map(attempt_of),

@@ -33,25 +33,26 @@ impl Steps<'_> {
             _ => world.answer_shows(key, attempt, answer),
         };
         let stored = world.rows[key].unwrap();
-        let sent = u8::try_from(attempt + 1).unwrap();
+        let shot = u8::try_from(attempt).unwrap();
         let of = u8::try_from(key).unwrap();
-        let of_stored = stored.attempt == sent;
+        let of_stored = usize::from(stored.shot) == attempt;
         let accepted = stored.accepted.filter(|_| of_stored);
         let resends = if of_stored && !self.is(Broken::ResentAnswer) { stored.resends } else { 0 };
-        let row = Row { attempt: sent, accepted, resends, ..stored };
+        let row = Row { shot, accepted, resends, ..stored };
         let mut ev = self.real.answer(of, row, shows, answer);
         if answer == Answer::Accepted && self.is(Broken::AcceptedIsDone) {
             ev = Ev::Proven;
         }
         if !waits {
             heard.replicas[replica].listens = None;
-            let broke = self.late(&mut heard, key, sent, ev);
+            let broke = self.late(&mut heard, key, shot, ev);
             return self.push_checked(step, heard, broke);
         }
         let Some(mut call) = world.replicas[replica].call else { return };
         call.point = match answer {
             Answer::Unauthorized
-                if sent < self.scenario.attempts[key] && call.view.row.unwrap().at == At::Started =>
+                if world.free(key) < self.scenario.attempts[key]
+                    && call.view.row.unwrap().at == At::Started =>
             {
                 Point::Again(Prepared::NOW)
             }
@@ -65,10 +66,10 @@ impl Steps<'_> {
     }
 
     /// An answer after the call's patience: as in `conclude`.
-    fn late(&mut self, then: &mut World, key: usize, sent: u8, ev: Ev) -> Option<&'static str> {
+    fn late(&mut self, then: &mut World, key: usize, shot: u8, ev: Ev) -> Option<&'static str> {
         let definite = matches!(ev, Ev::Proven | Ev::Refused | Ev::Accepted { .. } | Ev::Contradicted);
         let current = then.rows[key].unwrap();
-        let of_another = current.attempt != sent && ev != Ev::Proven && !self.is(Broken::NoAttempt);
+        let of_another = current.shot != shot && ev != Ev::Proven && !self.is(Broken::NoAttempt);
         let illegal = self.after(u8::try_from(key).unwrap(), current, ev, 0).is_err();
         if !definite || of_another || illegal {
             return None;
@@ -105,6 +106,9 @@ impl Steps<'_> {
         }
         if next.at.is_open() && then.is_busy(key) && !self.is(Broken::NoSlot) {
             return Err("what happened cannot be recorded: the slot is taken");
+        }
+        if matches!(ev, Ev::TokenRefused(_) | Ev::Resent(_)) {
+            next.shot = then.free(key);
         }
         self.store(then, key, next);
         Ok((next, true))

@@ -8,7 +8,7 @@ impl Row {
     /// attempt that the model makes of the key.
     pub fn without_what_decides_nothing(self, most: u8) -> Self {
         let at = self.at;
-        if matches!(at, At::Succeeded | At::Declined) || (at == At::Released && self.attempt >= most) {
+        if matches!(at, At::Succeeded | At::Declined) || (at == At::Released && self.shot + 1 >= most) {
             return self.attempt_alone();
         }
         // Every token is of one life: the next one outlives those before it.
@@ -23,9 +23,9 @@ impl Row {
 
     /// All that counts of a view once the entry has been written by another.
     pub fn attempt_alone(self) -> Self {
-        let Self { at, attempt, .. } = self;
+        let Self { at, attempt, shot, old, .. } = self;
         let (fence, leased, accepted, resends, ignored, failed, streak) = (PAST, false, None, 0, 0, 0, None);
-        Self { at, attempt, fence, leased, accepted, resends, ignored, failed, streak }
+        Self { at, attempt, shot, old, fence, leased, accepted, resends, ignored, failed, streak }
     }
 }
 
@@ -80,6 +80,7 @@ impl World {
         other.rows.swap(0, 1);
         other.shots.swap(0, 1);
         other.told.swap(0, 1);
+        other.copy.iter_mut().for_each(|rows| rows.swap(0, 1));
         for replica in &mut other.replicas {
             replica.call.iter_mut().for_each(|call| call.key ^= 1);
             replica.listens.iter_mut().for_each(|(key, _)| *key ^= 1);

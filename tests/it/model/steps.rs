@@ -57,8 +57,15 @@ pub enum Step {
         key: usize,
         attempt: usize,
     },
+    /// The journal is copied.
+    Copy,
+    /// The journal is lost.
+    Lose,
     Tick,
 }
+
+/// How long keys of before a loss are not sent: as long as a request may act.
+const QUIET: i8 = TOKEN - PAST;
 
 /// A step, where it leads, and the rule that it broke by itself.
 pub type Next = (Step, World, Option<&'static str>);
@@ -99,6 +106,7 @@ impl Steps<'_> {
                 self.answer(world, key, attempt);
             }
         }
+        self.journal(world);
         if world.may_tick() {
             let mut then = *world;
             then.tick();
@@ -106,6 +114,28 @@ impl Steps<'_> {
                 self.push(Step::Tick, then);
             }
         }
+    }
+
+    /// Its owners end, and find an older copy, or nothing. This is noticed:
+    /// callers are told so for as long as a request of before may take effect,
+    /// and what they were told before counts no more than what the PSP shows.
+    fn journal(&mut self, world: &World) {
+        if world.left.journals == 0 {
+            return;
+        }
+        if world.copy.is_none() && world.rows.iter().any(Option::is_some) {
+            self.push(Step::Copy, World { copy: Some(world.rows), ..*world });
+        }
+        let mut then = World { lost: Some(QUIET), copy: None, told: Default::default(), ..*world };
+        then.left.journals -= 1;
+        then.replicas = Default::default();
+        then.rows = world.copy.unwrap_or_default();
+        for (key, row) in (0_u8..).zip(&mut then.rows) {
+            if let Some(row) = row.as_mut().filter(|_| !self.is(Broken::LossUnnoticed)) {
+                *row = Row { leased: false, ..self.real.lost(key, *row) };
+            }
+        }
+        self.push(Step::Lose, then);
     }
 
     pub fn push(&mut self, step: Step, then: World) {
@@ -172,7 +202,7 @@ impl Steps<'_> {
             Point::Waiting => {
                 let ev = if self.is(Broken::SilenceIsNo) { Ev::Refused } else { Ev::Doubted };
                 then.replicas[replica].call = Some(Call { point: Point::Writing(ev), ..call });
-                then.replicas[replica].listens = Some((call.key, attempt_of(call) - 1));
+                then.replicas[replica].listens = Some((call.key, call.view.row.unwrap().shot));
                 self.push(Step::TimeOut { replica }, then);
             }
             Point::Writing(ev) => {
@@ -192,22 +222,26 @@ impl Steps<'_> {
     /// stored changes nothing.
     fn find(&mut self, world: &World, replica: usize, key: usize) {
         let prior = match world.rows[key] {
-            None if self.scenario.attempts[key] == 0 => return,
+            _ if world.free(key) >= self.scenario.attempts[key] => return,
             None => None,
-            Some(row) if row.attempt < self.scenario.attempts[key] => match row.at {
+            Some(row) => match row.at {
                 At::Released => Some(row),
                 At::InDoubt if self.is(Broken::ResendAfterLease) => Some(Row { at: At::Released, ..row }),
                 _ => return,
             },
-            Some(_) => return,
         };
         let of = u8::try_from(key).unwrap();
-        let done = match self.real.check(of, world.shows(false)) {
-            Check::Send => false,
-            Check::Done => true,
+        let unknown = prior.map_or_else(|| self.real.may_be_forgotten(of), |row| row.old);
+        let quiet = world.lost.filter(|_| unknown && !self.is(Broken::LossUnnoticed));
+        if quiet.is_some_and(|quiet| quiet > 0) && !self.is(Broken::NoQuiet) {
+            return;
+        }
+        let found = match self.real.check(of, world.shows(false), quiet.is_some()) {
+            Check::Send => None,
+            Check::Found(ev) => Some(ev),
             Check::Refused => return,
         };
-        let point = Point::Ready(Prepared { done, ..Prepared::NOW });
+        let point = Point::Ready(Prepared { found, ..Prepared::NOW });
         let mut then = *world;
         then.replicas[replica].call = Some(Call { key: of, point, view: View { row: prior, fresh: true } });
         self.push(Step::Find { replica, key }, then);
@@ -222,7 +256,7 @@ impl Steps<'_> {
         let key = usize::from(call.key);
         let mut then = *world;
         if self.is(Broken::SendFirst) {
-            let attempt = call.view.row.map_or(0, |row| usize::from(row.attempt));
+            let attempt = usize::from(world.free(key));
             if then.shots[key][attempt].net == Net::Unsent {
                 let broke = send_nth(&mut then, key, attempt, prepared.token);
                 self.push_checked(Step::Send { replica }, then, broke);
@@ -240,13 +274,14 @@ impl Steps<'_> {
             self.push(Step::Record { replica }, then);
             return;
         }
-        let row = match call.view.row {
+        let mut row = match call.view.row {
             None => self.real.start(call.key, stamp),
             Some(prior) => match self.real.after(call.key, prior, Ev::Retried(stamp), 0) {
                 Ok(Some(row)) => row,
                 _ => return self.push(Step::Record { replica }, then),
             },
         };
+        row.shot = world.free(key);
         self.store(&mut then, key, row);
         launch(&mut then, replica, call, row, prepared);
         self.push(Step::Record { replica }, then);
@@ -261,7 +296,7 @@ impl Steps<'_> {
             if let Ok((row, _)) = written
                 && reader.again
                 && row.at == At::InDoubt
-                && row.attempt < self.scenario.attempts[key]
+                && then.free(key) < self.scenario.attempts[key]
             {
                 // A replica that is busy leaves it to the other one.
                 let (point, view) = (Point::Resend(Prepared::NOW), View { row: Some(row), fresh: true });
@@ -287,7 +322,7 @@ impl Steps<'_> {
                 }
                 again |= self.is(Broken::ResendAnything);
             }
-            again &= row.attempt < self.scenario.attempts[key];
+            again &= world.free(key) < self.scenario.attempts[key];
             // A look that brings nothing new is of no consequence.
             if !again && matches!(ev, Ev::Looked { .. }) && self.real.after(of, row, ev, 0) == Ok(Some(row)) {
                 continue;
@@ -300,15 +335,11 @@ impl Steps<'_> {
     }
 }
 
-fn attempt_of(call: Call) -> u8 {
-    call.view.row.unwrap().attempt
-}
-
 /// After W1: the bytes leave, unless it is too late or there is nothing to send.
 fn launch(then: &mut World, replica: usize, call: Call, row: Row, prepared: Prepared) {
-    let sent = then.shots[usize::from(call.key)][usize::from(row.attempt) - 1].net != Net::Unsent;
+    let sent = then.shots[usize::from(call.key)][usize::from(row.shot)].net != Net::Unsent;
     let point = match prepared {
-        Prepared { done: true, .. } => Point::Writing(Ev::Proven),
+        Prepared { found: Some(ev), .. } => Point::Writing(ev),
         // Only where the bytes leave before the record.
         _ if sent => Point::Waiting,
         Prepared { late: true, .. } => Point::Writing(Ev::NotSent),
@@ -327,7 +358,7 @@ fn finish(then: &mut World, replica: usize, row: Row) {
 
 /// The first byte of an attempt leaves; what that breaks is said.
 fn send(then: &mut World, key: usize, row: Row, token: i8) -> Option<&'static str> {
-    let broke = send_nth(then, key, usize::from(row.attempt) - 1, token);
+    let broke = send_nth(then, key, usize::from(row.shot), token);
     // T12.
     broke.filter(|broke| *broke != EARLIER_LIVES || row.at != At::Resent)
 }
@@ -335,7 +366,7 @@ fn send(then: &mut World, key: usize, row: Row, token: i8) -> Option<&'static st
 const EARLIER_LIVES: &str = "S12: sent while an earlier attempt may still take effect";
 
 fn send_nth(then: &mut World, key: usize, attempt: usize, token: i8) -> Option<&'static str> {
-    let recorded = then.rows[key].is_some_and(|row| usize::from(row.attempt) > attempt);
+    let recorded = then.rows[key].is_some_and(|row| usize::from(row.shot) >= attempt);
     let earlier_lives = then.shots[key][..attempt].iter().any(|shot| shot.is_live() || shot.took_effect());
     let shot = &mut then.shots[key][attempt];
     let again = shot.net != Net::Unsent;

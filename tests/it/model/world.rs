@@ -23,6 +23,10 @@ pub struct World {
     pub replicas: [Replica; 2],
     /// The definite answer that a caller was given.
     pub told: [Option<At>; KEYS],
+    /// An older copy of the journal, which may come back.
+    pub copy: Option<[Option<Row>; KEYS]>,
+    /// The journal was lost: ticks until keys of before may be sent.
+    pub lost: Option<i8>,
     /// What may still go wrong.
     pub left: Faults,
 }
@@ -35,6 +39,8 @@ pub struct Faults {
     pub delays: u8,
     /// A request or an answer that never arrives.
     pub losses: u8,
+    /// The journal is lost: an older copy comes back, or nothing does.
+    pub journals: u8,
 }
 
 /// An entry of the journal: what decides anything in it.
@@ -42,6 +48,10 @@ pub struct Faults {
 pub struct Row {
     pub at: At,
     pub attempt: u8,
+    /// The request of this attempt: an older journal counts attempts anew.
+    pub shot: u8,
+    /// As it came back after a loss: the key may have run again since.
+    pub old: bool,
     /// From now to the fence.
     pub fence: i8,
     /// Whether the sender's lease runs.
@@ -196,13 +206,13 @@ pub struct Prepared {
     pub token: i8,
     /// Whether the send window has passed since.
     pub late: bool,
-    /// What is asked for is there already: nothing will be sent.
-    pub done: bool,
+    /// What a look found: nothing will be sent.
+    pub found: Option<Ev>,
 }
 
 impl Prepared {
     /// A request that can be sent at once.
-    pub const NOW: Self = Self { token: TOKEN, late: false, done: false };
+    pub const NOW: Self = Self { token: TOKEN, late: false, found: None };
 }
 
 /// An entry as somebody read it: none, where the key had none.
@@ -309,9 +319,10 @@ impl World {
     }
 
     pub fn tick(&mut self) {
-        for row in self.rows.iter_mut().flatten() {
+        for row in self.rows.iter_mut().chain(self.copy.iter_mut().flatten()).flatten() {
             row.tick();
         }
+        self.lost = self.lost.map(|quiet| (quiet - 1).max(0));
         for shot in self.shots.iter_mut().flatten() {
             match &mut shot.net {
                 Net::Delayed => shot.token = (shot.token - 1).max(-1),
@@ -355,7 +366,7 @@ impl World {
     pub fn hears(&self, key: usize, attempt: usize) -> Option<(usize, bool)> {
         self.replicas.iter().enumerate().find_map(|(nth, replica)| {
             let waits = replica.call.is_some_and(|call| {
-                let its = call.view.row.map(|row| usize::from(row.attempt) - 1);
+                let its = call.view.row.map(|row| usize::from(row.shot));
                 call.point == Point::Waiting && usize::from(call.key) == key && its == Some(attempt)
             });
             let listens =
@@ -367,6 +378,13 @@ impl World {
     /// Whether another key's operation holds the transaction.
     pub fn is_busy(&self, key: usize) -> bool {
         self.rows[1 - key].is_some_and(|row| row.at.is_open())
+    }
+
+    /// The next request of the key: none before it was sent or recorded.
+    pub fn free(&self, key: usize) -> u8 {
+        let sent = self.shots[key].iter().rposition(|shot| shot.net != Net::Unsent);
+        let sent = sent.map_or(0, |nth| u8::try_from(nth + 1).unwrap());
+        self.rows[key].map_or(0, |row| row.shot + 1).max(sent)
     }
 
     /// How many effects each key has had.
