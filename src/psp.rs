@@ -11,8 +11,16 @@ pub mod transaction;
 
 use std::time::Duration;
 
-use crate::payment::{Command, id::TransactionId, outcome::PspError};
+use crate::clock::Timestamp;
+use crate::payment::{
+    Command,
+    id::{AccountId, TransactionId},
+    outcome::PspError,
+};
 use crate::psp::transaction::Transaction;
+
+/// How payops introduces itself; the PSP stores it on events [D 2.5] [D 5.2].
+pub const SYSTEM_NAME: &str = "payops";
 
 /// A PSP without idempotency keys: it can be sent a command and be read.
 pub trait Psp: Clone + Send + Sync + 'static {
@@ -35,6 +43,10 @@ pub trait Psp: Clone + Send + Sync + 'static {
         transaction: &TransactionId,
     ) -> impl Future<Output = Result<Transaction, ReadError>> + Send;
 
+    /// The ids of one page of transactions on which money moved. Never evidence
+    /// of anything: it only says what is worth reading.
+    fn list(&self, page: &Page) -> impl Future<Output = Result<Vec<TransactionId>, ReadError>> + Send;
+
     /// Whether this boundary serves the transaction's account.
     fn serves(&self, transaction: &TransactionId) -> bool;
 }
@@ -44,6 +56,31 @@ pub trait Prepared: Send + 'static {
     /// After this time the PSP refuses the request, whenever it arrives: an
     /// upper bound of what is left of the token's life.
     fn life_left(&self) -> Duration;
+}
+
+/// Which transactions are asked for. There is no such filter for what was
+/// voided [D 6.2].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Of this account.
+    pub account: AccountId,
+    /// On which this happened.
+    pub moved: Moved,
+    /// Then or later.
+    pub since: Timestamp,
+    /// From behind this one on, the last of the page before.
+    pub after: Option<TransactionId>,
+    /// So many at most: 1 to 100.
+    pub most: u8,
+}
+
+/// What happened to a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// It was captured.
+    Captured,
+    /// It was refunded.
+    Refunded,
 }
 
 /// No byte of a request left, for this reason.

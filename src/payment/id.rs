@@ -194,6 +194,12 @@ impl Tag {
             .is_some_and(|before| before.is_empty() || before.ends_with('-'))
     }
 
+    /// Whether the PSP's `event_reference` ends in what could be a tag.
+    pub fn is_form_of(event_reference: &str) -> bool {
+        let end = event_reference.rsplit('-').next().unwrap_or_default();
+        end.len() == Self::LEN && end.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -269,6 +275,23 @@ mod tests {
         assert!(!tag.marks(&format!("{tag}-1")));
         assert!(!tag.marks(""));
         assert!(!tag.marks("æøå"));
+    }
+
+    #[test]
+    fn what_could_be_a_tag_is_told_by_its_form() {
+        for caller in ["orders", "returns"] {
+            for key in (0..100).map(|number| format!("key-{number}")) {
+                let tag = Tag::derive(&caller.parse().unwrap(), &key.parse().unwrap());
+                assert!(Tag::is_form_of(tag.as_str()) && Tag::is_form_of(&format!("order-1-{tag}")), "{tag}");
+                assert!(
+                    !Tag::is_form_of(&format!("x{tag}")) && !Tag::is_form_of(&format!("{tag}-1")),
+                    "{tag}"
+                );
+            }
+        }
+        for other in ["", "-", "ORDER-1", "abcdefghij018", "ABCDEFGHIJ234", "æøåæøåabcdefg"] {
+            assert!(!Tag::is_form_of(other), "{other}");
+        }
     }
 
     #[test]

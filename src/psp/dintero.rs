@@ -18,10 +18,8 @@ use crate::payment::{Command, id::AccountId, id::TransactionId, outcome::PspErro
 use crate::psp::dintero::token::{Token, Tokens};
 use crate::psp::dintero::transport::{Transport, TransportError};
 use crate::psp::transaction::Transaction;
-use crate::psp::{NotSent, Psp, ReadError, Received};
+use crate::psp::{Moved, NotSent, Page, Psp, ReadError, Received, SYSTEM_NAME};
 
-/// How payops introduces itself [D 2.5]; the PSP stores it on events [D 5.2].
-const SYSTEM_NAME: &str = "payops";
 const SYSTEM_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Longest wait that a `Retry-After` of the PSP can ask of us.
@@ -85,8 +83,8 @@ impl<T: Transport> Dintero<T> {
         states
     }
 
-    fn tokens(&self, transaction: &TransactionId) -> Result<&Arc<Tokens<T>>, NotSent> {
-        self.shared.accounts.get(&transaction.account()).ok_or(NotSent::UnknownAccount)
+    fn tokens(&self, account: &AccountId) -> Result<&Arc<Tokens<T>>, NotSent> {
+        self.shared.accounts.get(account).ok_or(NotSent::UnknownAccount)
     }
 
     fn request(
@@ -102,7 +100,7 @@ impl<T: Transport> Dintero<T> {
         bearer.set_sensitive(true);
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}/{path}", self.shared.transactions))
+            .uri(format!("{}{path}", self.shared.transactions))
             .header(header::AUTHORIZATION, bearer)
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, agent)
@@ -114,10 +112,36 @@ impl<T: Transport> Dintero<T> {
         request.body(bytes)
     }
 
-    async fn get(&self, id: &TransactionId, token: &Token) -> Result<Response<Bytes>, ReadError> {
+    /// What a GET of `path` below the transactions answers.
+    async fn get(&self, account: &AccountId, path: &str) -> Result<Bytes, ReadError> {
+        let tokens = self.tokens(account).map_err(ReadError::NotSent)?;
+        let token = tokens.get().await.map_err(ReadError::NotSent)?;
+        let mut answer = self.get_with(&token, path).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            // A read may be repeated: nothing moves.
+            tokens.reject(&token);
+            let token = tokens.get().await.map_err(ReadError::NotSent)?;
+            answer = self.get_with(&token, path).await?;
+        }
+        match answer.status() {
+            StatusCode::OK => Ok(answer.into_body()),
+            StatusCode::NOT_FOUND => Err(ReadError::NotFound),
+            StatusCode::FORBIDDEN => Err(ReadError::Forbidden),
+            StatusCode::UNAUTHORIZED => {
+                Err(ReadError::NotSent(NotSent::CredentialsRejected("a fresh token is refused".to_owned())))
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                let retry_after = retry_after(answer.headers()).unwrap_or(Duration::from_secs(1));
+                Err(ReadError::NotSent(NotSent::RateLimited { retry_after }))
+            }
+            status => Err(ReadError::Unreadable(format!("HTTP {}", status.as_u16()))),
+        }
+    }
+
+    async fn get_with(&self, token: &Token, path: &str) -> Result<Response<Bytes>, ReadError> {
         let agent = format!("{SYSTEM_NAME}/{SYSTEM_VERSION}");
         let request = self
-            .request(Method::GET, id.as_str(), None, &agent, token)
+            .request(Method::GET, path, None, &agent, token)
             .map_err(|error| ReadError::Unreadable(error.to_string()))?;
         self.shared.transport.send(request, self.shared.settings.read_timeout).await.map_err(|error| {
             match error {
@@ -134,8 +158,9 @@ impl<T: Transport> Psp for Dintero<T> {
     async fn prepare(&self, command: &Command) -> Result<Prepared, NotSent> {
         let operation = &command.operation;
         let tag = command.tag();
-        let token = self.tokens(&operation.transaction)?.get().await?;
-        let path = format!("{}/{}", operation.transaction, operation.kind());
+        let account = operation.transaction.account();
+        let token = self.tokens(&account)?.get().await?;
+        let path = format!("/{}/{}", operation.transaction, operation.kind());
         let body = wire::body(operation, &tag);
         // A void has no body, so no field for the mark: the user agent is the
         // only echo that covers it [D 5.2].
@@ -143,7 +168,6 @@ impl<T: Transport> Psp for Dintero<T> {
         let request = self
             .request(Method::POST, &path, body.as_ref(), &agent, &token)
             .map_err(|error| NotSent::Unreachable(format!("the request cannot be built: {error}")))?;
-        let account = operation.transaction.account();
         Ok(Prepared { request, account, token, clock: self.shared.clock.clone() })
     }
 
@@ -167,30 +191,14 @@ impl<T: Transport> Psp for Dintero<T> {
     }
 
     async fn read(&self, id: &TransactionId) -> Result<Transaction, ReadError> {
-        let tokens = self.tokens(id).map_err(ReadError::NotSent)?;
-        let token = tokens.get().await.map_err(ReadError::NotSent)?;
-        let mut answer = self.get(id, &token).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            // A read may be repeated: nothing moves.
-            tokens.reject(&token);
-            let token = tokens.get().await.map_err(ReadError::NotSent)?;
-            answer = self.get(id, &token).await?;
-        }
-        match answer.status() {
-            StatusCode::OK => wire::transaction(answer.body())
-                .map_err(ReadError::Unreadable)
-                .and_then(|transaction| is_about(transaction, id)),
-            StatusCode::NOT_FOUND => Err(ReadError::NotFound),
-            StatusCode::FORBIDDEN => Err(ReadError::Forbidden),
-            StatusCode::UNAUTHORIZED => {
-                Err(ReadError::NotSent(NotSent::CredentialsRejected("a fresh token is refused".to_owned())))
-            }
-            StatusCode::TOO_MANY_REQUESTS => {
-                let retry_after = retry_after(answer.headers()).unwrap_or(Duration::from_secs(1));
-                Err(ReadError::NotSent(NotSent::RateLimited { retry_after }))
-            }
-            status => Err(ReadError::Unreadable(format!("HTTP {}", status.as_u16()))),
-        }
+        let body = self.get(&id.account(), &format!("/{id}")).await?;
+        let transaction = wire::transaction(&body).map_err(ReadError::Unreadable)?;
+        is_about(transaction, id)
+    }
+
+    async fn list(&self, page: &Page) -> Result<Vec<TransactionId>, ReadError> {
+        let body = self.get(&page.account, &query(page)).await?;
+        wire::ids(&body).map_err(ReadError::Unreadable)
     }
 
     fn serves(&self, transaction: &TransactionId) -> bool {
@@ -245,6 +253,18 @@ fn understand(answer: &Response<Bytes>) -> Received {
         // about what happened; redirects and the rest say even less.
         _ => Received::Unknown(format!("HTTP {}", status.as_u16())),
     }
+}
+
+/// The query of a list [D 6.2]. The filter has no upper end: a transaction that
+/// moves again meanwhile must not leave the list.
+fn query(page: &Page) -> String {
+    let filter = match page.moved {
+        Moved::Captured => "captured_at.gte",
+        Moved::Refunded => "refunded_at.gte",
+    };
+    let since = jiff::Timestamp::from_millisecond(page.since.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let after = page.after.as_ref().map(|id| format!("&starting_after={id}")).unwrap_or_default();
+    format!("?limit={}&{filter}={since:.3}{after}", page.most)
 }
 
 /// `Retry-After` in seconds, bounded.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::payment::{Command, id::TransactionId};
-use crate::psp::{NotSent, Psp, ReadError, Received, transaction::Event, transaction::Transaction};
+use crate::psp::{NotSent, Page, Psp, ReadError, Received, transaction::Event, transaction::Transaction};
 
 /// Shows one transaction, or one error.
 #[derive(Clone)]
@@ -44,6 +44,10 @@ impl Psp for Fake {
         let mut shared = self.shared.lock().unwrap();
         shared.1 += 1;
         shared.0.clone()
+    }
+
+    async fn list(&self, _: &Page) -> Result<Vec<TransactionId>, ReadError> {
+        Ok(Vec::new())
     }
 
     fn serves(&self, _: &TransactionId) -> bool {

@@ -64,6 +64,8 @@ pub struct Event {
     pub correlation_request_id: Option<String>,
     /// Who sent the request: the only echo of a void [D 5.2].
     pub user_agent: Option<String>,
+    /// The system that sent the request, as it introduced itself [D 2.5].
+    pub system_name: Option<String>,
     /// Why it did not take effect.
     pub error: Option<PspError>,
     /// What the PSP corrected the state to.

@@ -2,7 +2,7 @@
 //! can be hit.
 
 use crate::payment::{Command, id::TransactionId};
-use crate::psp::{NotSent, Psp, ReadError, Received, transaction::Transaction};
+use crate::psp::{NotSent, Page, Psp, ReadError, Received, transaction::Transaction};
 
 use super::point::{Life, Point};
 
@@ -27,6 +27,10 @@ impl<P: Psp> Psp for Stage<P> {
 
     async fn read(&self, transaction: &TransactionId) -> Result<Transaction, ReadError> {
         self.inner.read(transaction).await
+    }
+
+    async fn list(&self, page: &Page) -> Result<Vec<TransactionId>, ReadError> {
+        self.inner.list(page).await
     }
 
     fn serves(&self, transaction: &TransactionId) -> bool {

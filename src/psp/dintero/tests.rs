@@ -373,6 +373,45 @@ async fn a_read_is_repeated_once_after_a_401_and_its_errors_are_told_apart() {
     }
 }
 
+#[tokio::test]
+async fn a_page_of_the_list_is_asked_for_as_documented_and_only_ids_are_taken_from_it() {
+    let page = |moved, after: Option<&str>| Page {
+        account: "T12345678".parse().unwrap(),
+        moved,
+        since: crate::clock::Timestamp(1_777_968_000_123),
+        after: after.map(|id| id.parse().unwrap()),
+        most: 50,
+    };
+    let since = "2026-05-05T08:00:00.123Z";
+    for (page, query) in [
+        (page(Moved::Captured, None), format!("limit=50&captured_at.gte={since}")),
+        (
+            page(Moved::Refunded, Some("T12345678.b")),
+            format!("limit=50&refunded_at.gte={since}&starting_after=T12345678.b"),
+        ),
+    ] {
+        let body = json!([{"id": "T12345678.a", "status": 1, "events": "?"}, {"id": "T12345678.b"}]);
+        let recorder = Recorder::answering([Ok(status(200, body.to_string()))]);
+        let ids = recorder.client(|_| ()).list(&page).await.unwrap();
+        assert_eq!(ids.iter().map(TransactionId::as_str).collect::<Vec<_>>(), ["T12345678.a", "T12345678.b"]);
+        let asked = recorder.sent();
+        assert_eq!((asked.method(), asked.uri().path()), (&Method::GET, "/v1/transactions"));
+        assert_eq!(asked.uri().query(), Some(query.as_str()));
+    }
+    let list = async |answer| {
+        let recorder = Recorder::answering([Ok(answer)]);
+        recorder.client(|_| ()).list(&page(Moved::Captured, None)).await
+    };
+    assert_eq!(list(status(200, "[]")).await, Ok(Vec::new()));
+    for body in ["", "{}", "{\"data\": []}", "[{}]", "[{\"id\": \"../x\"}]", "[null]", "<html>"] {
+        let unreadable = list(status(200, body)).await;
+        assert!(matches!(unreadable, Err(ReadError::Unreadable(_))), "{body}: {unreadable:?}");
+    }
+    let mut limited = status(429, "");
+    limited.headers_mut().insert("retry-after", "9".parse().unwrap());
+    assert_eq!(list(limited).await.unwrap_err().retry_after(), Some(Duration::from_secs(9)));
+}
+
 #[test]
 fn what_is_null_or_unknown_is_absent_and_what_is_of_a_wrong_kind_is_no_evidence() {
     let with = |change: &dyn Fn(&mut Value)| {
@@ -390,6 +429,13 @@ fn what_is_null_or_unknown_is_absent_and_what_is_of_a_wrong_kind_is_no_evidence(
     for member in event_members.into_iter().chain(["error", "correction", "transaction_status"]) {
         assert_eq!(with(&|value| value["events"][0][member] = Value::Null).unwrap(), plain, "{member}");
     }
+    let headers = json!({"user-agent": "payops/1", "dintero-system-name": "payops"});
+    let event =
+        with(&|value| value["events"][0]["request_headers"] = headers.clone()).unwrap().events[0].clone();
+    assert_eq!(
+        (event.user_agent.as_deref(), event.system_name.as_deref()),
+        (Some("payops/1"), Some("payops"))
+    );
     assert_eq!(with(&|value| value["news"] = json!({"of": ["tomorrow"]})).unwrap(), plain);
     assert_eq!(with(&|value| value["events"] = Value::Null).unwrap().events, []);
     assert_eq!(with(&|value| value["events"][0]["success"] = Value::Null).unwrap().events[0].success, None);

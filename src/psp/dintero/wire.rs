@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::payment::{
     Action, Operation,
-    id::Tag,
+    id::{Tag, TransactionId},
     item::{Decimal, Item},
     outcome::PspError,
 };
@@ -57,6 +57,14 @@ pub fn transaction(body: &[u8]) -> Result<Transaction, String> {
     let read: WireTransaction = serde_json::from_slice(body)
         .map_err(|error| format!("not a transaction (line {}, column {})", error.line(), error.column()))?;
     Ok(read.into())
+}
+
+/// Reads a list of transactions, as far as their ids: a bare array [D 6.2].
+pub fn ids(body: &[u8]) -> Result<Vec<TransactionId>, String> {
+    let read: Vec<WireId> = serde_json::from_slice(body)
+        .map_err(|error| format!("not a list (line {}, column {})", error.line(), error.column()))?;
+    let ids = read.into_iter().map(|WireId { id }| id.parse());
+    ids.collect::<Result<_, _>>().map_err(|_| "an id in the list is none of a transaction".to_owned())
 }
 
 /// Reads an error body [D 8]; none if it is not one.
@@ -145,6 +153,11 @@ fn put_number(object: &mut Map<String, Value>, name: &str, value: Option<&Decima
 }
 
 #[derive(Deserialize)]
+struct WireId {
+    id: String,
+}
+
+#[derive(Deserialize)]
 struct WireTransaction {
     id: String,
     status: String,
@@ -188,10 +201,12 @@ struct WireEvent {
     created_at: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct WireHeaders {
     #[serde(rename = "user-agent")]
     user_agent: Option<String>,
+    #[serde(rename = "dintero-system-name")]
+    system_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -253,6 +268,7 @@ impl From<WireLine> for Line {
 
 impl From<WireEvent> for Event {
     fn from(wire: WireEvent) -> Self {
+        let headers = wire.request_headers.unwrap_or_default();
         Self {
             id: wire.id,
             name: wire.event.unwrap_or_default(),
@@ -261,7 +277,8 @@ impl From<WireEvent> for Event {
             event_reference: wire.event_reference,
             request_id: wire.request_id,
             correlation_request_id: wire.correlation_request_id,
-            user_agent: wire.request_headers.and_then(|headers| headers.user_agent),
+            user_agent: headers.user_agent,
+            system_name: headers.system_name,
             error: wire.error.map(PspError::from),
             correction: wire.correction.map(|correction| Correction {
                 remaining_capture: correction.remaining_capture_amount,

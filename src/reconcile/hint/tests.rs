@@ -8,7 +8,7 @@ use crate::journal::embedded::{Embedded, Settings};
 use crate::journal::entry::{Beginning, Event, Schedule};
 use crate::payment::{Action, Command, Guards, Operation};
 use crate::psp::fake::{Fake, Nothing, transaction};
-use crate::psp::{NotSent, ReadError, Received, transaction::Transaction};
+use crate::psp::{NotSent, Page, ReadError, Received, transaction::Transaction};
 use crate::reconcile::decide::Rules;
 
 use super::*;
@@ -40,6 +40,10 @@ impl Psp for Gate {
         self.issued.fetch_add(1, Ordering::SeqCst);
         self.open.acquire().await.unwrap().forget();
         self.fake.read(id).await
+    }
+
+    async fn list(&self, page: &Page) -> Result<Vec<TransactionId>, ReadError> {
+        self.fake.list(page).await
     }
 
     fn serves(&self, _: &TransactionId) -> bool {
