@@ -40,6 +40,7 @@ use crate::psp::dintero::{Dintero, transport::Http};
 use crate::reconcile::{ReadBack, decide::Rules, hint::Hints};
 use crate::retention;
 use crate::review::Reviews;
+use crate::sweep::{self, Sweep};
 use crate::webhook;
 
 /// The service that moves money, whose readiness is told by name.
@@ -114,7 +115,8 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     );
     let settles = config.exactly_once.settle_max.saturating_add(config.exactly_once.read_lag_max);
     let reviews = Reviews::new(conclude.clone(), settles, stop.clone());
-    let operations = Operations::new(conclude, read_back.clone(), &limits, tasks.clone(), stop.clone());
+    let operations =
+        Operations::new(conclude.clone(), read_back.clone(), &limits, tasks.clone(), stop.clone());
     let health = Health::new(&[SERVICE, REVIEW_SERVICE], stop.clone());
 
     let hints = Hints::new(read_back.clone(), config.read_back.in_flight_max, background.clone());
@@ -122,6 +124,7 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let reconciling = tokio::spawn(read_back.run(background.clone()));
     let forgetting = retention::run(journal.clone(), config.journal.retention, background.clone());
     let forgetting = tokio::spawn(forgetting);
+    let sweeping = sweep(config, &conclude, &background);
     tokio::spawn(Arc::clone(&callers).follow(background.clone()));
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
@@ -164,6 +167,9 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
             drop(receiving.await);
         }
         drop(forgetting.await);
+        if let Some(sweeping) = sweeping {
+            drop(sweeping.await);
+        }
         hints.ended().await;
     };
     drop(tokio::time::timeout(Duration::from_secs(1), reading).await);
@@ -188,6 +194,29 @@ fn receive(
         tracing::info!(listen = %address, path = config.webhook.path, "receiving webhooks");
     }
     tokio::spawn(background.clone().run_until_cancelled_owned(receiver.serve(listener, stop.clone())))
+}
+
+/// Compares the journal with the PSP's list, unless that is switched off.
+fn sweep(
+    config: &Config,
+    conclude: &Conclude<Embedded, Client>,
+    background: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let Config { sweep, exactly_once, .. } = config;
+    if sweep.every.is_zero() {
+        tracing::warn!("sweep.every is zero: the journal is not compared with the PSP");
+        return None;
+    }
+    let settings = sweep::Settings {
+        accounts: config.accounts.iter().map(|account| account.id.clone()).collect(),
+        every: sweep.every,
+        look_back: sweep.look_back,
+        look_back_after_loss: sweep.look_back_after_loss,
+        settles: exactly_once.settle_max.saturating_add(exactly_once.read_lag_max),
+        open_max: exactly_once.accepted_review_after,
+        mark: config.journal.directory.join("sweep.done"),
+    };
+    Some(tokio::spawn(Sweep::new(conclude.clone(), settings).run(background.clone())))
 }
 
 fn router(

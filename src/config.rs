@@ -58,6 +58,8 @@ pub struct Config {
     pub exactly_once: ExactlyOnce,
     /// How outcomes in doubt are read back.
     pub read_back: ReadBack,
+    /// How the journal is compared with the PSP's list.
+    pub sweep: Sweep,
     /// Where the PSP tells of changes.
     pub webhook: Webhook,
     /// What is logged, and how.
@@ -201,6 +203,17 @@ pub struct ReadBack {
     pub jitter_percent: u8,
     /// The reads under way at the same time.
     pub in_flight_max: usize,
+}
+
+/// How the journal is compared with the PSP's list.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// From one comparison to the next; zero for none at all.
+    pub every: Duration,
+    /// How far back each looks at least.
+    pub look_back: Duration,
+    /// How far back, from a loss of the journal, the first one after it looks at most.
+    pub look_back_after_loss: Duration,
 }
 
 /// Where the PSP tells of changes: off unless `listen` is given.
@@ -352,6 +365,7 @@ impl Config {
             accounts: keys::accounts(reader),
             exactly_once: ExactlyOnce::read(reader),
             read_back: ReadBack::read(reader),
+            sweep: Sweep::read(reader),
             webhook: Webhook::read(reader),
             log: Log::read(reader),
             settings: reader.settings.clone(),

@@ -21,9 +21,9 @@
 //! ```
 //!
 //! Beside that path: [`reconcile`] reads back what is in doubt, [`webhook`]
-//! makes it read at once what the PSP says has changed, [`retention`] forgets
-//! what is old, [`review`] shows persons what it cannot decide and lets two of
-//! them, [`health`] tells the truth about readiness, [`sandbox`] is a Dintero to
+//! makes it read at once what the PSP says has changed, [`sweep`] compares the
+//! journal with the PSP's list, [`retention`] forgets what is old, [`review`]
+//! shows persons what it cannot decide and lets two of them, [`health`] tells the truth about readiness, [`sandbox`] is a Dintero to
 //! try it with. [`cli`] is for people at a terminal, and [`app`] the one room
 //! that knows all the others.
 //!
@@ -59,6 +59,7 @@ pub mod idempotency;
 pub mod attempt;
 pub mod conclude;
 pub mod reconcile;
+pub mod sweep;
 pub mod webhook;
 pub mod review;
 pub mod retention;

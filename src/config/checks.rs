@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     sandbox_only(config, reader);
     journal(config, reader);
     schedule(config, reader);
+    sweep(config, reader);
     webhook(config, reader);
     files(config, reader);
 }
@@ -79,12 +80,15 @@ fn sandbox_only(config: &Config, reader: &mut Reader) {
         return;
     }
     let minute = Duration::from_mins(1);
+    // Zero is never.
+    let sweep = if config.sweep.every.is_zero() { minute } else { config.sweep.every };
     for (key, value) in [
         ("exactly_once.settle_max", config.exactly_once.settle_max),
         ("exactly_once.read_lag_max", config.exactly_once.read_lag_max),
         ("exactly_once.resend_after", config.exactly_once.resend_after),
         ("exactly_once.loss_quiet", config.exactly_once.loss_quiet),
         ("exactly_once.loss_fence", config.exactly_once.loss_fence),
+        ("sweep.every", sweep),
     ] {
         if value < minute && sound(reader, &[key, "psp.base_url"]) {
             let problem = format!("{} is for a sandbox on this machine only", show_duration(value));
@@ -127,6 +131,22 @@ fn schedule(config: &Config, reader: &mut Reader) {
         let (every, last) = (show_duration(read_back.then_every), show_duration(*last));
         let problem = format!("{every} is shorter than the last wait of read_back.schedule ({last})");
         reader.mistakes.add("read_back.then_every", problem, "raise it, or shorten the schedule");
+    }
+}
+
+/// What shows after a comparison has to be seen by the next one.
+fn sweep(config: &Config, reader: &mut Reader) {
+    let Config { sweep, exactly_once, .. } = config;
+    let gap = sweep.every + exactly_once.settle_max + exactly_once.read_lag_max;
+    let keys = ["sweep.look_back", "sweep.every", "exactly_once.settle_max", "exactly_once.read_lag_max"];
+    if !sweep.every.is_zero() && sweep.look_back < gap && sound(reader, &keys) {
+        let problem = format!(
+            "{} is shorter than sweep.every, exactly_once.settle_max and exactly_once.read_lag_max together ({}): \
+             something would never be compared",
+            show_duration(sweep.look_back),
+            show_duration(gap)
+        );
+        reader.mistakes.add("sweep.look_back", problem, "raise it, or lower sweep.every");
     }
 }
 

@@ -9,7 +9,8 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source, Webhook,
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source, Sweep,
+    Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -117,6 +118,16 @@ impl ReadBack {
             then_every: reader.duration("read_back.then_every", m(5), &(ms(100)..=h(1))),
             jitter_percent: reader.number("read_back.jitter_percent", 20, 0..=50),
             in_flight_max: reader.number("read_back.in_flight_max", 4, 1..=256),
+        }
+    }
+}
+
+impl Sweep {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            every: reader.duration("sweep.every", d(1), &(ms(0)..=d(7))),
+            look_back: reader.duration("sweep.look_back", d(2), &(ms(100)..=d(30))),
+            look_back_after_loss: reader.duration("sweep.look_back_after_loss", d(30), &(ms(100)..=d(365))),
         }
     }
 }

@@ -142,6 +142,8 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("read_back.schedule = ['1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s','1s']",
         "read_back.schedule", "has 33 entries"),
     ("read_back.schedule = ['2s', '2 s']", "read_back.schedule", "\"2 s\" is not a duration"),
+    ("sweep.every = '8d'", "sweep.every", "give from 0ms to 7d"),
+    ("sweep.look_back = '31d'", "sweep.look_back", "to 30d"),
     ("webhook.listen = 50053", "webhook.listen", "is an integer; write it in quotes"),
     ("webhook.listen = 'localhost:1'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "\"localhost:1\" is not an IP address with a port"),
     ("webhook.path = 'webhooks'", "webhook.path", "does not begin with a slash"),
@@ -177,6 +179,9 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("read_back.schedule = ['2s', '1s']", "read_back.schedule", "does not ascend"),
     ("read_back.schedule = ['2s', '2s']", "read_back.schedule", "does not ascend"),
     ("read_back.then_every = '30s'", "read_back.then_every", "is shorter than the last wait"),
+    ("sweep.look_back = '24h'", "sweep.look_back", "24h is shorter than sweep.every, exactly_once.settle_max and exactly_once.read_lag_max together (1460m)"),
+    ("exactly_once.settle_max = '24h'", "sweep.look_back", "something would never be compared; raise it, or lower sweep.every"),
+    ("sweep.every = '59s'", "sweep.every", "for a sandbox on this machine only"),
     ("webhook.listen = '127.0.0.1:1'", "webhook.secret_file", "is missing: nobody's webhook could be told from Dintero's; set it or PAYOPS_WEBHOOK_SECRET"),
     ("webhook.secret_file = 'webhook_secret'", "webhook.listen", "no webhook would be received; give an address"),
     ("webhook.listen = '127.0.0.1:50051'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "is server.listen; give it a port of its own"),
@@ -338,6 +343,8 @@ fn plain_http_is_for_this_machine_or_for_those_who_ask() {
         "psp.base_url = 'http://[::1]:8080'\nexactly_once.settle_max = '1s'",
         "psp.base_url = 'http://localhost'",
         "psp.base_url = 'http://psp.example'\npsp.allow_http = true",
+        // Never, and so nothing has to be looked back upon.
+        "sweep.every = '0s'\nsweep.look_back = '1h'",
     ] {
         folder.load(&with(right), &[]).unwrap_or_else(|mistakes| panic!("{right}: {mistakes}"));
     }

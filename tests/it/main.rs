@@ -32,6 +32,7 @@ mod review;
 mod runbook;
 mod sandbox;
 mod serving;
+mod sweep;
 mod tidy;
 mod tls;
 mod webhook;
