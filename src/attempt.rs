@@ -370,7 +370,8 @@ async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Res
     let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
     let tag = command.tag();
     let is_void = command.operation.kind() == Kind::Void;
-    let found = found(judge::judge(&judge::Sought::of(command, &tag), &transaction), is_void);
+    let nothing_to_void = is_void && transaction.sums().capturable == 0;
+    let found = found(judge::judge(&judge::Sought::of(command, &tag), &transaction), nothing_to_void);
     // The key's own effect, of which a journal that was lost knows nothing.
     if (forgotten || !is_void)
         && let Some(event) = found
@@ -388,14 +389,15 @@ async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Res
 }
 
 /// What became of an earlier sending of the key, if there is a trace of one.
-fn found(verdict: judge::Verdict, is_void: bool) -> Option<Event> {
+fn found(verdict: judge::Verdict, nothing_to_void: bool) -> Option<Event> {
     use judge::Verdict;
     Some(match verdict {
         Verdict::Proven(proof) => Event::Proven(proof),
         Verdict::Accepted { request_id, .. } => Event::Accepted { request_id },
         Verdict::Contradicted(why) => Event::Contradicted { why },
-        // That nothing is left to void is no trace of ours.
-        Verdict::Declined(_) if is_void => return None,
+        // That nothing is left to void is no trace of ours. A failure of ours is:
+        // sent again, its end could not be told from that of the first.
+        Verdict::Declined(_) if nothing_to_void => return None,
         Verdict::Declined(decline) => Event::Refused(decline),
         Verdict::FailedUnclearly { .. } => {
             Event::doubted("the PSP recorded a failure of this key that may not be one")

@@ -230,8 +230,11 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         let mut changes = self.journal.changes(id);
         loop {
             let entry = self.journal.get(id).await.ok()??;
-            if !matches!(entry.state, State::Accepted) {
-                return Some(entry);
+            match entry.state {
+                State::Accepted => {}
+                // What was accepted cannot be: it is an older one that came back.
+                State::Released { .. } => return None,
+                _ => return Some(entry),
             }
             if !matches!(self.stopping.run_until_cancelled(changes.changed()).await, Some(Ok(()))) {
                 return Some(entry);

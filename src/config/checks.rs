@@ -113,6 +113,16 @@ fn journal(config: &Config, reader: &mut Reader) {
         let problem = format!("{quiet} is longer than exactly_once.loss_fence ({fence})");
         reader.mistakes.add("exactly_once.loss_quiet", problem, "lower it, or raise exactly_once.loss_fence");
     }
+    let shows = exactly_once.settle_max.saturating_add(exactly_once.read_lag_max);
+    let keys = ["exactly_once.loss_quiet", "exactly_once.settle_max", "exactly_once.read_lag_max"];
+    if quiet < shows && !is_loopback(&config.psp.base_url) && sound(reader, &keys) {
+        let (quiet, shows) = (show_duration(quiet), show_duration(shows));
+        let problem = format!(
+            "{quiet} is shorter than exactly_once.settle_max and exactly_once.read_lag_max together ({shows}): \
+             what arrived before a loss would not show yet"
+        );
+        reader.mistakes.add("exactly_once.loss_quiet", problem, "raise it");
+    }
 }
 
 fn schedule(config: &Config, reader: &mut Reader) {

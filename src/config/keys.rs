@@ -98,7 +98,7 @@ impl ExactlyOnce {
             unreadable_review_after: reader.duration("exactly_once.unreadable_review_after", h(24), &review),
             resend_after: reader.duration("exactly_once.resend_after", s(120), &review),
             resend_captures: reader.switch("exactly_once.resend_captures", false),
-            loss_quiet: reader.duration("exactly_once.loss_quiet", m(10), &loss),
+            loss_quiet: reader.duration("exactly_once.loss_quiet", m(20), &loss),
             loss_fence: reader.duration("exactly_once.loss_fence", h(24), &loss),
             key_clock_leeway: reader.duration("exactly_once.key_clock_leeway", m(10), &(ms(0)..=h(24))),
         }

@@ -89,7 +89,7 @@ impl Settings {
             new: true,
             generation: 1,
             retention: Duration::from_hours(90 * 24),
-            loss_quiet: Duration::from_mins(10),
+            loss_quiet: Duration::from_mins(20),
             loss_fence: Duration::from_hours(24),
             key_clock_leeway: Duration::from_mins(10),
         }

@@ -173,6 +173,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("exactly_once.read_lag_max = '5s'", "exactly_once.read_lag_max", "give at least 60s"),
     ("exactly_once.loss_quiet = '59s'", "exactly_once.loss_quiet", "for a sandbox on this machine only"),
     ("exactly_once.loss_fence = '1s'\nexactly_once.loss_quiet = '1s'\npsp.base_url = 'http://127.0.0.1:8080'\njournal.generation = 0", "journal.generation", "from 1 to"),
+    ("exactly_once.loss_quiet = '19m'", "exactly_once.loss_quiet", "19m is shorter than exactly_once.settle_max and exactly_once.read_lag_max together (20m)"),
     ("exactly_once.loss_quiet = '25h'", "exactly_once.loss_quiet", "25h is longer than exactly_once.loss_fence (24h)"),
     ("journal.new = true\njournal.generation = 2", "journal.new", "remove journal.new"),
     ("journal.retention = '29d'", "journal.retention", "give from 30d to 3650d"),

@@ -30,7 +30,7 @@ fn every_key_exists_and_has_the_default_that_is_told() {
         assert!(keys.contains(&word) || is_file(word), "{word}");
     }
     for (told, default) in [
-        ("`exactly_once.loss_quiet` (10 minutes)", "#loss_quiet = \"10m\""),
+        ("`exactly_once.loss_quiet` (20 minutes)", "#loss_quiet = \"20m\""),
         ("`exactly_once.loss_fence` (24 hours", "#loss_fence = \"24h\""),
         ("`exactly_once.key_clock_leeway` (10 minutes", "#key_clock_leeway = \"10m\""),
         ("`journal.retention` (90 days", "#retention = \"90d\""),

@@ -200,7 +200,7 @@ impl Real {
                 Some(Ev::Accepted { named: request_id.as_deref().map(attempt_of) })
             }
             Verdict::Contradicted(_) => Some(Ev::Contradicted),
-            Verdict::Declined(_) if is_void => None,
+            Verdict::Declined(_) if is_void && transaction.sums().capturable == 0 => None,
             Verdict::Declined(_) => Some(Ev::Refused),
             Verdict::FailedUnclearly { .. } => Some(Ev::Doubted),
             Verdict::Absent { .. } => None,
