@@ -16,7 +16,7 @@ const OPERATIONS_EACH: u64 = 15;
 const TRANSACTIONS: usize = 24;
 
 /// What strikes capture, refund and void, and how often.
-fn money_faults() -> Vec<Value> {
+pub fn money_faults() -> Vec<Value> {
     let fault = |fault: &str, probability: f64, parameters: Value| {
         let mut armed = json!({"operation": "money", "fault": fault, "probability": probability});
         let armed_fields = armed.as_object_mut().unwrap();
@@ -66,7 +66,7 @@ async fn start(seed: u64) -> TestApp {
 }
 
 /// One step of a small generator: the same seed, the same commands.
-fn next(state: &mut u64) -> u64 {
+pub fn next(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -129,7 +129,7 @@ async fn work(app: &TestApp, caller_number: u64, transactions: &[String], seed: 
 }
 
 /// The mark of the command that moved the money: in its reference, and for a void in the user agent.
-fn tag_of(effect: &Value) -> String {
+pub fn tag_of(effect: &Value) -> String {
     let text = match effect["kind"].as_str().unwrap() {
         "void" => effect["user_agent"].as_str().unwrap().rsplit('/').next().unwrap(),
         _ => effect["reference"].as_str().unwrap(),

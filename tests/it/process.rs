@@ -1,128 +1,17 @@
 //! The program itself: the process that is started, killed, stopped and given wrong arguments.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::PathBuf,
-    process::{ExitStatus, Output, Stdio},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr};
 
-use payops::grpc::pb::{self, OperationState::Succeeded, health, health::health_client::HealthClient};
+use payops::grpc::pb::{OperationState::Succeeded, health, health::health_client::HealthClient};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio_stream::StreamExt as _;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
-use crate::sandbox::world::World;
+pub use crate::place::{PAYOPS, Place, ended, run, signal, text};
 use crate::support::{Caller, SERVICE, eventually, free_address};
 
-pub const PAYOPS: &str = env!("CARGO_BIN_EXE_payops");
-pub const TOKEN: &str = "token-of-orders";
 const AMOUNT: i64 = 29_990;
-
-/// A folder with everything that a process needs, and a PSP that outlives it.
-pub struct Place {
-    pub world: World,
-    folder: tempfile::TempDir,
-    address: SocketAddr,
-}
-
-impl Place {
-    pub async fn new() -> Self {
-        Self::in_front_of(World::start().await)
-    }
-
-    /// In front of a sandbox that was made for the test.
-    pub fn in_front_of(world: World) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let place = Self { world, folder, address: free_address() };
-        let hash = payops::callers::token_hash(TOKEN);
-        place.write("callers.toml", &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n"));
-        place.write("client_id", "sandbox-client");
-        place.write("client_secret", "sandbox-secret\n");
-        let base = &place.world.base;
-        place.write(
-            "payops.toml",
-            &format!(
-                "[server]\nlisten = \"{}\"\n[callers]\nfile = \"callers.toml\"\n\
-                 [journal]\ndirectory = \"journal\"\nnew = true\n\
-                 [psp]\nbase_url = \"{base}\"\ntoken_base_url = \"{base}\"\n\
-                 [[account]]\nid = \"T12345678\"\nclient_id_file = \"client_id\"\n\
-                 client_secret_file = \"client_secret\"\n",
-                place.address
-            ),
-        );
-        place
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    /// Starts the boundary and waits until it serves.
-    pub async fn serve(&self) -> Child {
-        self.serve_by(&mut payops(&["serve", "--config", self.path("payops.toml").to_str().unwrap()])).await
-    }
-
-    /// The same with a command that starts it.
-    pub async fn serve_by(&self, command: &mut Command) -> Child {
-        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        eventually("the boundary serves", async || self.health().await == Some(1)).await;
-        child
-    }
-
-    pub async fn health(&self) -> Option<i32> {
-        let request = health::HealthCheckRequest { service: SERVICE.to_owned() };
-        let answer = HealthClient::new(self.channel()).check(request).await;
-        answer.ok().map(|answer| answer.get_ref().status)
-    }
-
-    pub fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
-    }
-
-    pub fn orders(&self) -> Caller {
-        let client =
-            pb::payment_operations_service_client::PaymentOperationsServiceClient::new(self.channel());
-        Caller { token: TOKEN.to_owned(), client }
-    }
-
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap()
-    }
-}
-
-pub fn payops(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PAYOPS);
-    // Only what the test gives: a variable of the machine is no setting.
-    command.args(arguments).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
-pub async fn run(arguments: &[&str]) -> Output {
-    let output = payops(arguments).output();
-    tokio::time::timeout(Duration::from_secs(20), output).await.expect("it ends by itself").unwrap()
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn signal(child: &Child, signal: rustix::process::Signal) {
-    let id = i32::try_from(child.id().expect("it runs")).unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
-}
-
-pub async fn ended(child: &mut Child) -> ExitStatus {
-    tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").unwrap()
-}
 
 /// The money moved, the process was killed before it heard so: the next one finds out, and moves nothing.
 #[tokio::test]
