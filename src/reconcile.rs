@@ -7,7 +7,10 @@ pub mod hint;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::clock::Timestamp;
 use crate::conclude::{Conclude, sought};
 use crate::journal::{
     Journal,
@@ -26,6 +30,13 @@ use crate::reconcile::decide::{Rules, decide, may_resend};
 
 /// How often the journal is asked what is due.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Looks that may be under way for each place for a read: some are being read,
+/// the others being written.
+const LOOKS: usize = 4;
+
+/// How many each place for a read has waiting for it, at most.
+const BATCH: usize = 8;
 
 /// Sends an operation in doubt once more (T12) and returns it as it stands then.
 pub type Resend = Arc<dyn Fn(Entry) -> BoxFuture<'static, Option<Entry>> + Send + Sync>;
@@ -39,8 +50,11 @@ struct Shared<J, P> {
     conclude: Conclude<J, P>,
     rules: Rules,
     resend: Resend,
+    in_flight_max: usize,
     /// Reads on schedule: a limit of their own, below live traffic.
     scheduled: Arc<Semaphore>,
+    /// Looks on schedule, from the read to its record.
+    looks: Arc<Semaphore>,
     /// Reads that a caller waits for: they do not queue behind the schedule.
     awaited: Semaphore,
     looking: Mutex<HashMap<OperationId, CancellationToken>>,
@@ -55,7 +69,9 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
                 conclude,
                 rules,
                 resend,
+                in_flight_max,
                 scheduled: Arc::new(Semaphore::new(in_flight_max)),
+                looks: Arc::new(Semaphore::new(in_flight_max.saturating_mul(LOOKS))),
                 awaited: Semaphore::new(in_flight_max),
                 looking: Mutex::default(),
             }),
@@ -65,8 +81,8 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
     /// Looks at an open entry now and returns it as it stands then. Looks at
     /// the same operation share one read.
     pub async fn look(&self, entry: Entry) -> Entry {
-        let Ok(_permit) = self.shared.awaited.acquire().await else { return entry };
-        self.look_once(entry).await
+        let Ok(place) = self.shared.awaited.acquire().await else { return entry };
+        self.look_once(entry, place).await
     }
 
     /// Reads back whatever is due, until stopped.
@@ -74,66 +90,101 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         self.run_every(TICK, stop).await;
     }
 
-    /// The same, asking the journal every `tick`.
+    /// The same, asking the journal every `tick`, and meanwhile whenever it had
+    /// more than was asked for: a backlog is worked off as fast as reads may go.
     pub async fn run_every(self, tick: Duration, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let mut tick = tokio::time::interval(tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            let free = self.shared.scheduled.available_permits();
-            let now = self.shared.conclude.clock.now();
-            // Those that are being looked at are still due: ask for more.
-            let busy = self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner).len();
-            let most = free.saturating_add(busy);
-            let due = match self.shared.conclude.journal.due(now, most).await {
-                Ok(due) => due,
-                Err(error) => {
-                    tracing::warn!(%error, "what is due could not be read");
-                    continue;
-                }
-            };
-            for entry in due {
-                if self.is_looking(entry.id) {
-                    continue;
-                }
-                let Ok(permit) = Arc::clone(&self.shared.scheduled).try_acquire_owned() else { break };
-                let read_back = self.clone();
-                tasks.spawn(async move {
-                    read_back.look_once(entry).await;
-                    drop(permit);
-                });
+            if stop.run_until_cancelled(self.work_off(&tasks)).await.is_none() {
+                break;
             }
         }
         tasks.close();
         tasks.wait().await;
     }
 
-    fn is_looking(&self, id: OperationId) -> bool {
-        self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    /// Looks at what is due, each as soon as there is a place for it. Ends where
+    /// one stays due, since its look could not be recorded: it would be read
+    /// again and again.
+    async fn work_off(&self, tasks: &TaskTracker) {
+        let most = self.shared.in_flight_max.saturating_mul(BATCH);
+        let held_up = Arc::new(AtomicBool::new(false));
+        loop {
+            let now = self.shared.conclude.clock.now();
+            let due = self.due(now, most).await;
+            let is_all = due.len() < most;
+            for entry in due {
+                let Ok(look) = Arc::clone(&self.shared.looks).acquire_owned().await else { return };
+                let Ok(place) = Arc::clone(&self.shared.scheduled).acquire_owned().await else { return };
+                if held_up.load(Ordering::Acquire) {
+                    return;
+                }
+                let (read_back, held_up) = (self.clone(), Arc::clone(&held_up));
+                tasks.spawn(async move {
+                    let stays_due = read_back.look_if_due(entry, now, place).await;
+                    held_up.fetch_or(stays_due, Ordering::AcqRel);
+                    drop(look);
+                });
+            }
+            if is_all {
+                return;
+            }
+        }
     }
 
-    async fn look_once(&self, entry: Entry) -> Entry {
-        let id = entry.id;
-        let over = CancellationToken::new();
-        let other = {
-            let mut looking = self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner);
-            match looking.get(&id) {
-                Some(other) => Some(other.clone()),
-                None => {
-                    looking.insert(id, over.clone());
-                    None
-                }
+    /// The longest due that nobody looks at, `most` at most.
+    async fn due(&self, now: Timestamp, most: usize) -> Vec<Entry> {
+        let Shared { conclude, looking, .. } = &*self.shared;
+        // Those that are being looked at are still due: ask for more.
+        let busy = looking.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let mut due = match conclude.journal.due(now, most.saturating_add(busy)).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::warn!(%error, "what is due could not be read");
+                return Vec::new();
             }
         };
-        if let Some(other) = other {
-            other.cancelled().await;
-            return self.current(entry).await;
+        let looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
+        due.retain(|entry| !looking.contains_key(&entry.id));
+        due.truncate(most);
+        due
+    }
+
+    /// Looks at an entry that was due at `now` and has waited for its place,
+    /// unless somebody else was faster. Says whether that changed nothing.
+    async fn look_if_due(&self, listed: Entry, now: Timestamp, place: impl Send) -> bool {
+        let is_due = |entry: &Entry| entry.reading.next_at.is_some_and(|at| at <= now);
+        let Ok(_looking) = self.begin(listed.id) else { return false };
+        let entry = self.current(listed).await;
+        is_due(&entry) && is_due(&self.read(entry, place).await)
+    }
+
+    async fn look_once(&self, entry: Entry, place: impl Send) -> Entry {
+        match self.begin(entry.id) {
+            Ok(_looking) => {
+                // A look that has just ended may have learned something, such as
+                // that the PSP wants to be left alone.
+                let entry = self.current(entry).await;
+                self.read(entry, place).await
+            }
+            Err(other) => {
+                other.cancelled().await;
+                self.current(entry).await
+            }
         }
-        let _looking = Looking { shared: &self.shared, id, over };
-        // A look that has just ended may have learned something, such as that
-        // the PSP wants to be left alone.
-        let entry = self.current(entry).await;
-        self.read(entry).await
+    }
+
+    /// Begins a look, or says when the one under way is over.
+    fn begin(&self, id: OperationId) -> Result<Looking<'_, J, P>, CancellationToken> {
+        let mut looking = self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = looking.get(&id) {
+            return Err(other.clone());
+        }
+        let over = CancellationToken::new();
+        looking.insert(id, over.clone());
+        Ok(Looking { shared: &self.shared, id, over })
     }
 
     /// The entry as it is stored now, or as it was known.
@@ -144,7 +195,9 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         }
     }
 
-    async fn read(&self, entry: Entry) -> Entry {
+    /// Gives the place back as soon as the PSP has answered: the next read need
+    /// not wait until the journal has this one.
+    async fn read(&self, entry: Entry, place: impl Send) -> Entry {
         let Shared { conclude, rules, resend, .. } = &*self.shared;
         let mut entry = entry;
         if entry.state.is_sending() {
@@ -161,6 +214,7 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
             return entry;
         }
         let read = conclude.psp.read(&entry.operation.transaction).await;
+        drop(place);
         let tag = entry.tag();
         let verdict = read.as_ref().map(|on| judge(&sought(&entry, &tag), on)).map_err(Clone::clone);
         let event = decide(&entry, verdict, issued_at, rules);

@@ -165,7 +165,7 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
             running.cancelled().await;
         }
         hints.mark_unchanged();
-        self.look_once(entry).await
+        self.look_once(entry, ()).await
     }
 }
 

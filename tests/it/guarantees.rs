@@ -4,6 +4,10 @@ use std::{path::Path, process::Command};
 
 const PAGE: &str = include_str!("../../docs/guarantees.md");
 
+/// Where the tests are that a filter may name.
+const TESTS: &[&str] =
+    &["tests/it", "tests", "src/journal/entry/tests", "src/psp/judge/tests", "src/reconcile/decide/tests"];
+
 /// What stands between backquotes and begins with `program`.
 fn commands(program: &str) -> Vec<&'static str> {
     let quoted = PAGE.split('`').skip(1).step_by(2);
@@ -32,17 +36,15 @@ fn every_command_that_repeats_a_figure_names_tests_that_there_are() {
     let commands = commands("cargo");
     assert!(commands.len() >= 4, "{commands:?}");
     for command in commands {
-        let (_, arguments) = command.split_once("cargo test ").unwrap();
+        let of = |verb| command.split_once(verb).map(|(_, arguments)| arguments);
+        let (arguments, places) = match (of("cargo test "), of("cargo bench ")) {
+            (Some(arguments), _) => (arguments, TESTS),
+            (None, bench) => (bench.unwrap(), ["benches"].as_slice()),
+        };
+        let arguments = arguments.replace("--profile simulation ", "");
         let words = arguments.split(' ').filter(|word| !word.starts_with('-'));
         let filters: Vec<_> = words.filter(|word| !["it", "1"].contains(word)).collect();
         for filter in filters.iter().filter(|word| !word.is_empty()) {
-            let places = [
-                "tests/it",
-                "tests",
-                "src/journal/entry/tests",
-                "src/psp/judge/tests",
-                "src/reconcile/decide/tests",
-            ];
             let found = places.iter().any(|place| root.join(place).join(format!("{filter}.rs")).is_file());
             assert!(found, "{command}: there is no {filter}");
         }

@@ -30,6 +30,7 @@ mod operations_cli;
 mod place;
 mod process;
 mod readme;
+mod recovery;
 mod review;
 mod runbook;
 mod sandbox;

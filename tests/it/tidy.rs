@@ -87,6 +87,7 @@ const TOP: &[&str] = &[
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "benches",
     "build.rs",
     "docs",
     "proto",
