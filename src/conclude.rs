@@ -50,6 +50,10 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
         loop {
             let now = self.clock.now();
             match journal::advance(&self.journal, entry.clone(), event, now, &self.schedule).await {
+                // An older record came back: it knows nothing of this attempt.
+                Ok(stored) if stored.nonce != entry.nonce && stored.attempt <= entry.attempt => {
+                    return Err(Failure::Unrecorded(Box::new(entry)));
+                }
                 Ok(entry) => return Ok(entry),
                 Err(journal::Error::Illegal(illegal)) => {
                     tracing::error!(operation_id = %entry.id, %illegal, "a defect: an impossible change of state");
@@ -77,13 +81,13 @@ impl<J: Journal, P: Psp> Conclude<J, P> {
         if !definite {
             return;
         }
-        let (id, attempt) = (entry.id, entry.attempt);
+        let (id, attempt, nonce) = (entry.id, entry.attempt, entry.nonce);
         // The entry as it stood when the request left: in doubt since.
         let current = match self.journal.get(id).await {
             Ok(Some(current)) => current,
             _ => entry,
         };
-        let of_another = current.attempt != attempt && !wrong!(JudgementWithoutAttempt);
+        let of_another = current.nonce != nonce && !wrong!(JudgementWithoutAttempt);
         if of_another && !event.is_fact() {
             return;
         }

@@ -162,6 +162,7 @@ pub enum Error {
 /// Applies `event` to the entry and writes it, again on what is stored now if
 /// somebody was faster. A fact lands whatever happened meanwhile; a judgement
 /// about an attempt that is over is dropped, and what is stored is returned.
+/// The nonce tells attempts apart: after a loss numbers are given out again.
 pub async fn advance<J: Journal>(
     journal: &J,
     mut entry: Entry,
@@ -169,14 +170,14 @@ pub async fn advance<J: Journal>(
     now: Timestamp,
     schedule: &Schedule,
 ) -> Result<Entry, Error> {
-    let attempt = entry.attempt;
+    let nonce = entry.nonce;
     let id = entry.id;
     loop {
         let next = match entry.after(event, now, schedule) {
             Ok(Some(next)) => next,
             Ok(None) => return Ok(entry),
             // The view was old: what is stored stands.
-            Err(_) if entry.attempt != attempt => return Ok(entry),
+            Err(_) if entry.nonce != nonce => return Ok(entry),
             Err(illegal) => return Err(illegal.into()),
         };
         match journal.update(next.clone()).await? {
@@ -194,7 +195,7 @@ pub async fn advance<J: Journal>(
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;
-        if entry.attempt != attempt && !event.is_fact() && !wrong!(JudgementWithoutAttempt) {
+        if entry.nonce != nonce && !event.is_fact() && !wrong!(JudgementWithoutAttempt) {
             return Ok(entry);
         }
         if entry.after(event, now, schedule).is_err() {

@@ -181,7 +181,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("read_back.schedule = ['2s', '2s']", "read_back.schedule", "does not ascend"),
     ("read_back.then_every = '30s'", "read_back.then_every", "is shorter than the last wait"),
     ("sweep.look_back = '24h'", "sweep.look_back", "24h is shorter than sweep.every, exactly_once.settle_max and exactly_once.read_lag_max together (1460m)"),
-    ("exactly_once.settle_max = '24h'", "sweep.look_back", "something would never be compared; raise it, or lower sweep.every"),
+    ("exactly_once.settle_max = '24h'\nexactly_once.loss_quiet = '25h'\nexactly_once.loss_fence = '25h'", "sweep.look_back", "something would never be compared; raise it, or lower sweep.every"),
     ("sweep.every = '59s'", "sweep.every", "for a sandbox on this machine only"),
     ("webhook.listen = '127.0.0.1:1'", "webhook.secret_file", "is missing: nobody's webhook could be told from Dintero's; set it or PAYOPS_WEBHOOK_SECRET"),
     ("webhook.secret_file = 'webhook_secret'", "webhook.listen", "no webhook would be received; give an address"),
