@@ -16,7 +16,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::sandbox::world::World;
 
 /// How long a test waits for a condition.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
 pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
