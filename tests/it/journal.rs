@@ -1,6 +1,7 @@
 //! The journal: what it keeps, what it notices, what it forgets.
 
 mod command;
+mod conformance;
 mod damage;
 mod disk;
 mod docs;
@@ -20,6 +21,8 @@ use payops::payment::{Action, Amount, Capture, Command, Guards, Operation};
 
 const NOW: Timestamp = Timestamp(1_750_000_000_000);
 const DAY: Duration = Duration::from_hours(24);
+/// How long a test waits for a condition.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A folder, a clock that is moved by hand, and what is said of the journal outside.
 struct Place {
@@ -124,4 +127,9 @@ fn copy(from: &Path, to: &Path) {
         let file = file.unwrap();
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_journal_is_a_journal() {
+    conformance::all(&Place::new().open(), NOW).await;
 }
