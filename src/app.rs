@@ -29,9 +29,10 @@ use crate::grpc::{
 use crate::health::Health;
 use crate::inbound::InboundLayer;
 use crate::journal::{
-    Journal as _,
+    Journal,
     embedded::{self, Embedded},
     entry::Schedule,
+    postgres::{self, Postgres},
 };
 use crate::listener;
 use crate::operations::{Limits, Operations};
@@ -84,15 +85,39 @@ type Router =
 /// new call, what is under way finishes within `server.drain_timeout`. Ends at
 /// once, with an error, if the journal must not be written to any more.
 pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationToken) -> Result<(), Error> {
-    let clock = Clock::system();
-    let schedule = schedule(&config.read_back);
     let callers = CallersFile::open(&config.callers.file).map_err(Error::Configuration)?;
-    let callers = Arc::new(callers);
     let webhook = match config.webhook.listen {
         None => None,
         Some(address) => Some(webhook::bind(address).await.map_err(|error| Error::Webhook(address, error))?),
     };
-    let journal = Embedded::open(&journal_settings(config), &clock, &schedule)?;
+    let doors = Doors { callers: Arc::new(callers), listener, webhook };
+    let schedule = schedule(&config.read_back);
+    match &config.journal.postgres {
+        None => {
+            let clock = Clock::system();
+            let journal = Embedded::open(&embedded_settings(config), &clock, &schedule)?;
+            serve_from(config, doors, stop, (journal, clock, schedule)).await
+        }
+        Some(database) => {
+            let (journal, clock) = Postgres::open(&postgres_settings(config, database)).await?;
+            serve_from(config, doors, stop, (journal, clock, schedule)).await
+        }
+    }
+}
+
+/// Who comes in, and where.
+struct Doors {
+    callers: Arc<CallersFile>,
+    listener: TcpListener,
+    webhook: Option<TcpListener>,
+}
+
+async fn serve_from<J: Journal>(
+    config: &Config,
+    Doors { callers, listener, webhook }: Doors,
+    stop: CancellationToken,
+    (journal, clock, schedule): (J, Clock, Schedule),
+) -> Result<(), Error> {
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
     let psp =
         Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
@@ -178,10 +203,10 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
 }
 
 /// Receives webhooks until `stop`, and has what they are about read back.
-fn receive(
+fn receive<J: Journal>(
     config: &Config,
     listener: TcpListener,
-    hints: &Hints<Embedded, Client>,
+    hints: &Hints<J, Client>,
     background: &CancellationToken,
     stop: &CancellationToken,
 ) -> JoinHandle<Option<()>> {
@@ -197,9 +222,9 @@ fn receive(
 }
 
 /// Compares the journal with the PSP's list, unless that is switched off.
-fn sweep(
+fn sweep<J: Journal>(
     config: &Config,
-    conclude: &Conclude<Embedded, Client>,
+    conclude: &Conclude<J, Client>,
     background: &CancellationToken,
 ) -> Option<JoinHandle<()>> {
     let Config { sweep, exactly_once, .. } = config;
@@ -214,15 +239,17 @@ fn sweep(
         look_back_after_loss: sweep.look_back_after_loss,
         settles: exactly_once.settle_max.saturating_add(exactly_once.read_lag_max),
         open_max: exactly_once.accepted_review_after,
-        mark: config.journal.directory.join("sweep.done"),
+        // In a database there is no place beside the journal: each start looks
+        // back as far as it is told.
+        mark: config.journal.postgres.is_none().then(|| config.journal.directory.join("sweep.done")),
     };
     Some(tokio::spawn(Sweep::new(conclude.clone(), settings).run(background.clone())))
 }
 
-fn router(
+fn router<J: Journal>(
     config: &Config,
-    operations: Operations<Embedded, Client>,
-    reviews: Reviews<Embedded, Client>,
+    operations: Operations<J, Client>,
+    reviews: Reviews<J, Client>,
     callers: &Arc<CallersFile>,
     health: Health,
 ) -> Result<Router, Error> {
@@ -275,7 +302,7 @@ impl tower_http::catch_panic::ResponseForPanic for PanicAnswer {
 /// Ready while the journal can be written and every account has credentials
 /// that the PSP takes. A PSP that is merely out of reach does not make an
 /// unready boundary once it has been ready: it still answers for what it knows.
-async fn watch_readiness(journal: Embedded, psp: Client, health: Health, stop: CancellationToken) {
+async fn watch_readiness<J: Journal>(journal: J, psp: Client, health: Health, stop: CancellationToken) {
     let mut tick = tokio::time::interval(READINESS_EVERY);
     let mut ticks = 0_u32;
     let mut journal_works = true;
@@ -305,17 +332,30 @@ async fn watch_readiness(journal: Embedded, psp: Client, health: Health, stop: C
     health.set_ready(false);
 }
 
-async fn broken(journal: &Embedded) {
+async fn broken<J: Journal>(journal: &J) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     while !journal.is_broken() {
         tick.tick().await;
     }
 }
 
-fn journal_settings(config: &Config) -> embedded::Settings {
+fn embedded_settings(config: &Config) -> embedded::Settings {
     let Config { journal, exactly_once, .. } = config;
     embedded::Settings {
         directory: journal.directory.clone(),
+        new: journal.new,
+        generation: journal.generation,
+        retention: journal.retention,
+        loss_quiet: exactly_once.loss_quiet,
+        loss_fence: exactly_once.loss_fence,
+        key_clock_leeway: exactly_once.key_clock_leeway,
+    }
+}
+
+fn postgres_settings(config: &Config, database: &config::Postgres) -> postgres::Settings {
+    let Config { journal, exactly_once, .. } = config;
+    postgres::Settings {
+        postgres: database.clone(),
         new: journal.new,
         generation: journal.generation,
         retention: journal.retention,

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tower::{BoxError, Service, ServiceExt as _};
 use tracing::Instrument as _;
 
+use crate::clock::Timestamp;
 use crate::conclude::Conclude;
 use crate::failure::Failure;
 use crate::journal::{
@@ -146,8 +147,7 @@ where
         }
         let before = clock.boot();
         let now = clock.now();
-        let fence_at = now + prepared.life_left();
-        let lease_until = now + self.window.lease;
+        let (fence_at, lease_until) = self.until(prepared.life_left());
         let (entry, written) = match prior {
             None => {
                 let entry = Entry::start(command, now, fence_at, lease_until);
@@ -183,6 +183,13 @@ where
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
         }
         self.launch(entry, prepared, before).await
+    }
+
+    /// When the token is dead, and when its sender surely is, by the clock of
+    /// whoever judges that.
+    fn until(&self, life_left: Duration) -> (Timestamp, Timestamp) {
+        let now = self.conclude.clock.latest();
+        (now + life_left, now + self.window.lease)
     }
 
     /// Everything short of the first record.
@@ -228,9 +235,8 @@ where
     ) -> Result<Once, Failure> {
         let clock = &self.conclude.clock;
         let before = clock.boot();
-        let now = clock.now();
         let nonce = fresh::uuid_v4();
-        let (fence_at, lease_until) = (now + prepared.life_left(), now + self.window.lease);
+        let (fence_at, lease_until) = self.until(prepared.life_left());
         let event = event(Beginning { nonce, fence_at, lease_until });
         let entry = self.conclude.write(entry, &event).await?;
         if entry.nonce != nonce {

@@ -1,6 +1,8 @@
 //! Time, as something that is handed in. The wall clock dates what the journal
 //! keeps and is read once, at the start; how much time has passed since, the
-//! boot clock tells.
+//! boot clock tells. Where more than one process writes the journal, the wall
+//! clock is the database's, the only one that they share: see
+//! [`Clock::following`].
 
 use std::{
     fmt,
@@ -28,6 +30,7 @@ enum Source {
         boot: Duration,
     },
     Manual(Arc<Mutex<Manual>>),
+    Following(Arc<Mutex<Followed>>),
     /// The virtual time of a simulation, and what the clock showed at its start.
     #[cfg(test)]
     Simulated {
@@ -41,6 +44,32 @@ struct Manual {
     boot: Duration,
 }
 
+struct Followed {
+    /// What the other clock showed at the least, and our boot clock then.
+    now: Timestamp,
+    boot: Duration,
+    /// What was shown last: time does not go back.
+    shown: Timestamp,
+}
+
+/// What another clock showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// The time.
+    pub now: Timestamp,
+    /// The time since boot here when its answer had come.
+    pub boot: Duration,
+}
+
+/// How far the other clock may be from where it is expected before it counts
+/// as set by hand; and how long its answer may take.
+const FOLLOW_MAX: Duration = Duration::from_secs(2);
+/// The longest answer that is used.
+pub const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Two clocks may part by this much of the time that passes: 1 in 5,000, more
+/// than the worst quartz.
+const DRIFT_PARTS: u32 = 5_000;
+
 impl Clock {
     /// The machine's own clocks.
     pub fn system() -> Self {
@@ -51,6 +80,48 @@ impl Clock {
     /// A clock that stands until it is moved.
     pub fn manual(now: Timestamp) -> Self {
         Self(Source::Manual(Arc::new(Mutex::new(Manual { now, boot: Duration::from_secs(1_000) }))))
+    }
+
+    /// A clock that follows another one, which is asked again and again: what
+    /// processes write for each other is dated by one clock, never by each
+    /// machine's own.
+    ///
+    /// # Correctness
+    ///
+    /// What it shows is the least that the other clock can be at: the other
+    /// clock's answer, which is older when it comes than when it was made, and
+    /// what the boot clock says has passed since. So whoever judges that a time
+    /// is over judges late, never early; whoever writes a time that must not
+    /// end early starts from [`Clock::latest`], which the other clock, and
+    /// every clock that follows it, has not passed.
+    pub fn following(shown: Shown) -> Self {
+        let followed = Followed { now: shown.now, boot: shown.boot, shown: shown.now };
+        Self(Source::Following(Arc::new(Mutex::new(followed))))
+    }
+
+    /// Follows the other clock to where it is now. By how much it is away from
+    /// where it should be, if that is too much to be drift: then somebody set
+    /// it, and it is not followed.
+    pub fn follow(&self, shown: Shown) -> Result<(), Duration> {
+        let Source::Following(followed) = &self.0 else { return Ok(()) };
+        let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = shown.boot.saturating_sub(followed.boot);
+        let expected = followed.now + passed;
+        let away = shown.now.since(expected).max(expected.since(shown.now));
+        if away > FOLLOW_MAX + passed / DRIFT_PARTS {
+            return Err(away);
+        }
+        followed.now = shown.now;
+        followed.boot = shown.boot;
+        Ok(())
+    }
+
+    /// The latest that it can be by any clock that dates the same journal.
+    pub fn latest(&self) -> Timestamp {
+        match &self.0 {
+            Source::Following(_) => self.now() + FOLLOW_MAX + ANSWER_MAX,
+            _ => self.now(),
+        }
     }
 
     /// A clock that shows `now` and then follows the runtime's virtual time.
@@ -66,6 +137,12 @@ impl Clock {
         match &self.0 {
             Source::System { now, boot } => *now + since_boot().saturating_sub(*boot),
             Source::Manual(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).now,
+            Source::Following(followed) => {
+                let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = followed.now + since_boot().saturating_sub(followed.boot);
+                followed.shown = followed.shown.max(now);
+                followed.shown
+            }
             #[cfg(test)]
             Source::Simulated { now, start } => *now + start.elapsed(),
         }
@@ -75,7 +152,7 @@ impl Clock {
     /// while a machine sleeps, and a token does not.
     pub fn boot(&self) -> Duration {
         match &self.0 {
-            Source::System { .. } => since_boot(),
+            Source::System { .. } | Source::Following(_) => since_boot(),
             Source::Manual(manual) => manual.lock().unwrap_or_else(PoisonError::into_inner).boot,
             #[cfg(test)]
             Source::Simulated { start, .. } => start.elapsed(),
@@ -97,6 +174,7 @@ impl fmt::Debug for Clock {
         f.write_str(match &self.0 {
             Source::System { .. } => "Clock(system)",
             Source::Manual(_) => "Clock(manual)",
+            Source::Following(_) => "Clock(following)",
             #[cfg(test)]
             Source::Simulated { .. } => "Clock(simulated)",
         })
@@ -147,6 +225,25 @@ mod tests {
         let clock = Clock(Source::System { now: Timestamp(1_000), boot: boot / 2 });
         let passed = clock.now().since(Timestamp(1_000));
         assert!(passed.abs_diff(boot / 2) < Duration::from_mins(1), "{passed:?} of {boot:?}");
+    }
+
+    #[test]
+    fn a_clock_that_follows_another_never_goes_back_and_does_not_follow_a_leap() {
+        let boot = since_boot();
+        let shown =
+            |now: i64, after: u64| Shown { now: Timestamp(now), boot: boot + Duration::from_secs(after) };
+        let clock = Clock::following(Shown { now: Timestamp(1_000_000), boot });
+        let first = clock.now();
+        assert!(first >= Timestamp(1_000_000) && clock.latest() >= first + Duration::from_secs(3));
+        // A second behind is drift, and time stands still until it has caught up.
+        assert_eq!(clock.follow(shown(1_009_000, 10)), Ok(()));
+        assert_eq!(clock.now().since(first), clock.now().since(first));
+        assert!(clock.now() >= first);
+        for leap in [1_009_000 + 3_600_000, 1_009_000 - 5_000] {
+            assert!(clock.follow(shown(leap, 10)).is_err(), "{leap}");
+        }
+        // After a long silence more may be drift.
+        assert_eq!(clock.follow(shown(1_009_000 + 100_005_000, 100_010)), Ok(()));
     }
 
     #[test]

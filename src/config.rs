@@ -105,14 +105,35 @@ pub struct Callers {
 /// Where operations are recorded.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    /// The folder of the journal. One process owns it at a time.
+    /// The folder of an embedded journal, which one process owns at a time. Empty where there is `postgres`.
     pub directory: PathBuf,
+    /// The database of a journal for any number of processes.
+    pub postgres: Option<Postgres>,
     /// Whether payops never sent anything for these accounts before: only then is an empty folder no loss.
     pub new: bool,
     /// How often the journal was lost, from 1: whoever restores an old one raises it.
     pub generation: u32,
     /// How long what is over is remembered, from its last change.
     pub retention: Duration,
+}
+
+/// A journal in PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// Where it is and as whom, without a password: `postgres://payops@db1,db2/payops`.
+    pub url: String,
+    /// The password, read again at each connection.
+    pub password: Option<Source>,
+    /// Certificates (PEM) that are trusted instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The connections of one process.
+    pub connections_max: usize,
+    /// Whether it may run without a synchronous standby, with a read at the PSP before each first sending.
+    pub without_standby: bool,
+    /// Whether a start brings the tables to the present form.
+    pub migrate: bool,
+    /// How long a commit may take before it counts as not confirmed.
+    pub commit_wait: Duration,
 }
 
 /// How Dintero is reached.

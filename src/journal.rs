@@ -6,6 +6,9 @@
 pub mod embedded;
 pub mod entry;
 pub mod follow;
+mod hub;
+pub mod postgres;
+mod record;
 
 use tokio::sync::watch;
 
@@ -17,7 +20,8 @@ use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, Tra
 ///
 /// # Correctness
 ///
-/// - A write that is acknowledged survives everything but the loss of the disk.
+/// - A write that is acknowledged survives everything but the loss of the disk,
+///   or of both machines.
 /// - At most one entry per (caller, key), and at most one *open* entry per
 ///   transaction: the slot.
 /// - A change is written only over the revision that it was made from.
@@ -75,6 +79,12 @@ pub trait Journal: Clone + Send + Sync + 'static {
 
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
+
+    /// Whether this process must not write any more, because what it knows of
+    /// the journal may be wrong: it has to end.
+    fn is_broken(&self) -> bool {
+        false
+    }
 
     /// Whether a write would succeed now.
     fn check(&self) -> impl Future<Output = Result<(), Error>> + Send;

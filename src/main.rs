@@ -65,6 +65,12 @@ enum Command {
     Token(TokenCommand),
     #[command(subcommand)]
     Operations(cli::operations::Command),
+    /// Bring the tables of a journal in PostgreSQL to the form that this payops needs
+    Migrate {
+        /// The configuration file (or PAYOPS_CONFIG)
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
     /// Look after the journal
     #[command(subcommand)]
     Journal(cli::journal::Command),
@@ -141,6 +147,10 @@ fn run(command: Command) -> Result<(), Failed> {
             print(&table(&config))
         }
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),
+        Command::Migrate { config } => {
+            let config = Config::from_path(config.as_deref(), std::env::vars())?;
+            wait_for(migrate(config))
+        }
         Command::Journal(command) => Ok(cli::journal::run(&command)?),
         Command::Token(TokenCommand::New { name, review }) => {
             let (token, hash) = payops::callers::new_token().map_err(|error| unavailable(&error))?;
@@ -173,6 +183,15 @@ async fn serve(config: Config) -> Result<(), Failed> {
     let listener = bind(config.server.listen).await?;
     tracing::info!(listen = %config.server.listen, version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(app::serve(&config, listener, stop_signal()?).await?)
+}
+
+async fn migrate(config: Config) -> Result<(), Failed> {
+    let Some(database) = &config.journal.postgres else {
+        let why = "journal.postgres.url: is missing; only a journal in PostgreSQL has tables to migrate";
+        return Err(Failed(why.to_owned(), EXIT_CONFIGURATION));
+    };
+    let steps = payops::journal::postgres::migrate(database).await.map_err(|error| unavailable(&error))?;
+    print(&format!("The tables are as this payops needs them ({steps} steps taken).\n"))
 }
 
 async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result<(), Failed> {

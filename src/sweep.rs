@@ -59,8 +59,8 @@ pub struct Settings {
     pub settles: Duration,
     /// How long an operation may be open before it succeeds.
     pub open_max: Duration,
-    /// The file that keeps since when everything has been compared.
-    pub mark: PathBuf,
+    /// The file that keeps since when everything has been compared, if any.
+    pub mark: Option<PathBuf>,
 }
 
 /// The comparison.
@@ -104,7 +104,8 @@ impl<J: Journal, P: Psp> Sweep<J, P> {
     }
 
     async fn again_and_again(&self) {
-        let mut done = mark::read(&self.settings.mark);
+        let mark = self.settings.mark.as_deref();
+        let mut done = mark.and_then(mark::read);
         let mut wait = self.settings.every / STARTING;
         loop {
             let now = self.conclude.clock.now();
@@ -122,7 +123,7 @@ impl<J: Journal, P: Psp> Sweep<J, P> {
                         "the journal was compared with the PSP"
                     );
                     // If it cannot be kept, the next start looks further back.
-                    if let Err(error) = mark::write(&self.settings.mark, begun) {
+                    if let Some(Err(error)) = mark.map(|file| mark::write(file, begun)) {
                         tracing::warn!(%error, "that a comparison was made could not be kept");
                     }
                     (done, wait) = (Some(begun), Duration::ZERO);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::{EXIT_CONFIGURATION, EXIT_UNAVAILABLE, Failed, print};
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::journal::embedded::{self, Checked, Stats};
 use clap::{Args, Subcommand};
 
@@ -74,6 +74,10 @@ impl Place {
         match &self.directory {
             Some(directory) => Ok(directory.clone()),
             None => match Config::from_path(self.config.as_deref(), std::env::vars()) {
+                Ok(Config { journal: config::Journal { postgres: Some(_), .. }, .. }) => {
+                    let why = "the journal is in PostgreSQL: look after it with PostgreSQL's own tools";
+                    Err(Failed::new(why, EXIT_CONFIGURATION))
+                }
                 Ok(config) => Ok(config.journal.directory),
                 Err(mistakes) => {
                     let why = format!("the configuration is not usable:\n{mistakes}");

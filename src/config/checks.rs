@@ -6,7 +6,7 @@ use url::{Host, Url};
 
 use crate::config::reader::Reader;
 use crate::config::units::show_duration;
-use crate::config::{Config, Source};
+use crate::config::{Config, Journal, Source};
 
 /// Two durations of which one must be longer, and what would happen otherwise.
 struct Pair<'a> {
@@ -97,9 +97,48 @@ fn sandbox_only(config: &Config, reader: &mut Reader) {
     }
 }
 
+/// A journal is in a folder or in a database.
+fn place(journal: &Journal, reader: &mut Reader) {
+    let folder = !journal.directory.as_os_str().is_empty();
+    if folder && journal.postgres.is_some() {
+        let problem = "is set, and journal.postgres.url too: a journal is in a folder or in a database";
+        reader.mistakes.add(
+            "journal.directory",
+            problem,
+            "keep one of the two; they do not share what they know",
+        );
+    }
+    if let Some(postgres) = &journal.postgres
+        && let (Some(source @ Source::File(_)), true) =
+            (&postgres.password, sound(reader, &["journal.postgres.password_file"]))
+        && let Err(error) = source.read()
+    {
+        let problem = format!("its file cannot be used ({error})");
+        reader.mistakes.add(
+            "journal.postgres.password_file",
+            problem,
+            "name a readable file with the password",
+        );
+    }
+}
+
 /// What is said of the journal's past, and what is waited for when it is lost.
 fn journal(config: &Config, reader: &mut Reader) {
     let Config { journal, exactly_once, .. } = config;
+    place(journal, reader);
+    if let Some(postgres) = &journal.postgres
+        && postgres.commit_wait > exactly_once.lease_grace
+        && sound(reader, &["journal.postgres.commit_wait", "exactly_once.lease_grace"])
+    {
+        let (wait, grace) = (show_duration(postgres.commit_wait), show_duration(exactly_once.lease_grace));
+        let problem =
+            format!("{wait} is longer than exactly_once.lease_grace ({grace}): others would give up first");
+        reader.mistakes.add(
+            "journal.postgres.commit_wait",
+            problem,
+            "lower it, or raise exactly_once.lease_grace",
+        );
+    }
     if journal.new && journal.generation > 1 && sound(reader, &["journal.new", "journal.generation"]) {
         let problem = format!(
             "says that nothing was ever sent, and journal.generation ({}) that a journal was lost",
@@ -231,7 +270,13 @@ fn files(config: &Config, reader: &mut Reader) {
         }
     }
     let callers = (!config.callers.file.as_os_str().is_empty()).then_some(&config.callers.file);
-    for (key, path) in [("callers.file", callers), ("psp.ca_file", config.psp.ca_file.as_ref())] {
+    let database = config.journal.postgres.as_ref().and_then(|postgres| postgres.ca_file.as_ref());
+    let files = [
+        ("callers.file", callers),
+        ("psp.ca_file", config.psp.ca_file.as_ref()),
+        ("journal.postgres.ca_file", database),
+    ];
+    for (key, path) in files {
         if let Some(path) = path
             && sound(reader, &[key])
             && let Err(error) = readable(path)

@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Psp, ReadBack, Server, Source, Sweep,
-    Webhook,
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Postgres, Psp, ReadBack, Server, Source,
+    Sweep, Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -46,12 +46,37 @@ impl Callers {
 
 impl Journal {
     pub(super) fn read(reader: &mut Reader) -> Self {
+        let before = reader.mistakes.len();
+        let (directory, postgres) = (reader.path("journal.directory"), Postgres::read(reader));
+        if directory.is_none() && postgres.is_none() && reader.mistakes.len() == before {
+            let remedy = "name a folder on a durable disk, here or in PAYOPS_JOURNAL_DIRECTORY, or a database in \
+                          journal.postgres.url";
+            reader.mistakes.add("journal.directory", "is missing", remedy);
+        }
         Self {
-            directory: reader.path_required("journal.directory", "name a folder on a durable disk"),
+            directory: directory.unwrap_or_default(),
+            postgres,
             new: reader.switch("journal.new", false),
             generation: reader.number("journal.generation", 1, 1..=1_000_000),
             retention: reader.duration("journal.retention", d(90), &(d(30)..=d(3_650))),
         }
+    }
+}
+
+impl Postgres {
+    /// None where no address is given; the other keys have no meaning then.
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let url = reader.text_if_any("journal.postgres.url", postgres_url);
+        let rest = Self {
+            url: String::new(),
+            password: secret(reader, "journal.postgres.password_file", "PAYOPS_JOURNAL_POSTGRES_PASSWORD"),
+            ca_file: reader.path("journal.postgres.ca_file"),
+            connections_max: reader.number("journal.postgres.connections_max", 8, 3..=100),
+            without_standby: reader.switch("journal.postgres.without_standby", false),
+            migrate: reader.switch("journal.postgres.migrate", true),
+            commit_wait: reader.duration("journal.postgres.commit_wait", s(5), &(ms(100)..=m(1))),
+        };
+        url.map(|url| Self { url, ..rest })
     }
 }
 
@@ -137,7 +162,7 @@ impl Webhook {
         Self {
             listen: reader.address_if_any("webhook.listen"),
             path: reader.text("webhook.path", "/webhooks/dintero", path_prefix),
-            secret: webhook_secret(reader),
+            secret: secret(reader, "webhook.secret_file", "PAYOPS_WEBHOOK_SECRET"),
             message_timeout: reader.duration("webhook.message_timeout", s(10), &(ms(100)..=m(1))),
             connections_max: reader.number("webhook.connections_max", 64, 1..=4096),
         }
@@ -145,8 +170,7 @@ impl Webhook {
 }
 
 /// As the credentials of an account: from a file or from a variable, not from both.
-fn webhook_secret(reader: &mut Reader) -> Option<Source> {
-    let (key, variable) = ("webhook.secret_file", "PAYOPS_WEBHOOK_SECRET");
+fn secret(reader: &mut Reader, key: &str, variable: &str) -> Option<Source> {
     let Some(Found { text, origin }) = reader.variable(variable) else {
         return reader.path(key).map(Source::File);
     };
@@ -155,8 +179,9 @@ fn webhook_secret(reader: &mut Reader) -> Option<Source> {
     reader.settings.truncate(before);
     reader.remember(key, "set from the environment".to_owned(), None, origin);
     if both {
+        let leaf = key.rsplit('.').next().unwrap_or(key);
         let problem = format!("comes from a file and from {variable}");
-        reader.mistakes.add(key, problem, "keep secret_file or the variable");
+        reader.mistakes.add(key, problem, format!("keep {leaf} or the variable"));
     } else if text.trim().is_empty() {
         reader.mistakes.add(key, format!("is empty (in {variable})"), "give the value, or remove it");
     }
@@ -263,6 +288,25 @@ fn path_prefix(text: &str) -> Result<(), (&'static str, &'static str)> {
         Err(("is not a plain path", "write it as \"/v1\": no slash at the end, no query, no dots"))
     } else {
         Ok(())
+    }
+}
+
+/// The address of a database, which is not shown when it is wrong: it could hold a password.
+fn postgres_url(text: &str) -> Result<(), (&'static str, &'static str)> {
+    let remedy = "write it as \"postgres://payops@db.example/payops\"";
+    match text.parse::<tokio_postgres::Config>() {
+        Err(_) => Err(("is not the URL of a PostgreSQL database", remedy)),
+        Ok(config) if config.get_password().is_some() => {
+            Err(("holds a password", "put it into journal.postgres.password_file"))
+        }
+        Ok(config)
+            if config.get_hosts().is_empty()
+                || config.get_user().is_none()
+                || config.get_dbname().is_none() =>
+        {
+            Err(("does not name a host, a user and a database", remedy))
+        }
+        Ok(_) => Ok(()),
     }
 }
 

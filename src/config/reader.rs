@@ -169,10 +169,7 @@ impl Reader {
 
     /// Takes the key out of the file and out of the environment; the environment wins.
     fn find(&mut self, key: &str, shape: Shape) -> Option<Found> {
-        let in_file = key.split_once('.').and_then(|(section, leaf)| match self.file.get_mut(section) {
-            Some(Value::Table(section)) => section.remove(leaf),
-            _ => None,
-        });
+        let in_file = take(&mut self.file, key);
         if let Some(found) = self.variable(&variable_of(key)) {
             return Some(found);
         }
@@ -183,6 +180,17 @@ impl Reader {
                 None
             }
         }
+    }
+}
+
+/// Takes the value of `section.key`, or of `section.part.key`.
+fn take(table: &mut Table, key: &str) -> Option<Value> {
+    match key.split_once('.') {
+        None => table.remove(key),
+        Some((section, rest)) => match table.get_mut(section) {
+            Some(Value::Table(section)) => take(section, rest),
+            _ => None,
+        },
     }
 }
 

@@ -19,7 +19,6 @@
 //!   be lost, by what is known outside: a generation in the configuration, a
 //!   mark beside the file.
 
-mod hub;
 mod inspect;
 mod mark;
 mod meta;
@@ -46,11 +45,11 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::embedded::{
-    hub::Hub,
     opening::{Files, Opened},
     writer::{Answer, Job, Write, Writer},
 };
 use crate::journal::entry::{Entry, Schedule};
+use crate::journal::hub::Hub;
 use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
@@ -177,12 +176,6 @@ impl Embedded {
         Ok(journal)
     }
 
-    /// Whether a commit failed in a way that allows no further write: the
-    /// process has to end.
-    pub fn is_broken(&self) -> bool {
-        self.shared.broken.load(Ordering::Acquire)
-    }
-
     async fn write(&self, write: Write) -> Result<Answer, Error> {
         let (answer, written) = oneshot::channel();
         let gone = || Error::Unavailable("the journal's writer has ended".to_owned());
@@ -297,6 +290,10 @@ impl Journal for Embedded {
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
         self.shared.hub.subscribe(id)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.shared.broken.load(Ordering::Acquire)
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -14,11 +14,11 @@ use crate::payment::id::OperationId;
 const SWEEP_FROM: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Hub(Mutex<HashMap<OperationId, watch::Sender<u64>>>);
+pub(in crate::journal) struct Hub(Mutex<HashMap<OperationId, watch::Sender<u64>>>);
 
 impl Hub {
     /// Wakes at each change from now on.
-    pub(super) fn subscribe(&self, id: OperationId) -> watch::Receiver<u64> {
+    pub(in crate::journal) fn subscribe(&self, id: OperationId) -> watch::Receiver<u64> {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if watched.len() >= SWEEP_FROM {
             watched.retain(|_, sender| sender.receiver_count() > 0);
@@ -26,13 +26,26 @@ impl Hub {
         watched.entry(id).or_insert_with(|| watch::channel(0).0).subscribe()
     }
 
-    /// Says that the operation has this revision now.
-    pub(super) fn changed(&self, id: OperationId, revision: u64) {
+    /// What somebody waits for.
+    pub(in crate::journal) fn watched(&self) -> Vec<OperationId> {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = watched.get(&id)
-            && sender.send(revision).is_err()
-        {
+        watched.retain(|_, sender| sender.receiver_count() > 0);
+        watched.keys().copied().collect()
+    }
+
+    /// Says that the operation has this revision now.
+    pub(in crate::journal) fn changed(&self, id: OperationId, revision: u64) {
+        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = watched.get(&id) else { return };
+        if sender.receiver_count() == 0 {
             watched.remove(&id);
+            return;
         }
+        // News may come by more than one way; old news wakes nobody.
+        sender.send_if_modified(|known| {
+            let newer = revision > *known;
+            *known = revision.max(*known);
+            newer
+        });
     }
 }

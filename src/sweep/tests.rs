@@ -107,7 +107,7 @@ fn room_of(directory: tempfile::TempDir, new: bool) -> Room {
         look_back_after_loss: DAY * 30,
         settles: HOUR,
         open_max: DAY * 7,
-        mark: directory.path().join("sweep.done"),
+        mark: Some(directory.path().join("sweep.done")),
     };
     let conclude = Conclude { journal: journal.clone(), psp: psp.clone(), clock, schedule };
     Room { sweep: Sweep::new(conclude, settings), psp, journal, directory }
@@ -309,7 +309,7 @@ async fn is_since(room: &Room, since: Timestamp) {
 #[tokio::test(start_paused = true)]
 async fn it_is_made_once_a_day_sooner_after_a_failure_and_goes_on_after_a_restart() {
     let mut room = room();
-    let (mark, start) = (room.sweep.settings.mark.clone(), tokio::time::Instant::now());
+    let (mark, start) = (room.sweep.settings.mark.clone().unwrap(), tokio::time::Instant::now());
     room.sweep.conclude.clock = Clock::simulated(NOW);
     room.books(|books| books.list_errors = vec![away(); PAUSES.len() + 1].into());
     let at = |books: &mut Books| (books.pages.len(), start.elapsed());

@@ -11,7 +11,7 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["callers.toml", "ca.pem", "client_id", "client_secret", "webhook_secret"] {
+        for name in ["callers.toml", "ca.pem", "password", "client_id", "client_secret", "webhook_secret"] {
             fs::write(folder.path().join(name), format!("the {name}\n")).unwrap();
         }
         Self(folder)
@@ -176,6 +176,14 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("exactly_once.loss_quiet = '19m'", "exactly_once.loss_quiet", "19m is shorter than exactly_once.settle_max and exactly_once.read_lag_max together (20m)"),
     ("exactly_once.loss_quiet = '25h'", "exactly_once.loss_quiet", "25h is longer than exactly_once.loss_fence (24h)"),
     ("journal.new = true\njournal.generation = 2", "journal.new", "remove journal.new"),
+    ("journal.postgres.url = 'postgres://payops@127.0.0.1/payops'", "journal.directory", "a journal is in a folder or in a database; keep one of the two"),
+    ("journal.postgres.url = 'http://127.0.0.1/payops'", "journal.postgres.url", "is not the URL of a PostgreSQL database; write it as"),
+    ("journal.postgres.url = 'postgres://payops:hunter2@db/payops'", "journal.postgres.url", "holds a password; put it into journal.postgres.password_file"),
+    ("journal.postgres.url = 'postgres://db/payops'", "journal.postgres.url", "does not name a host, a user and a database"),
+    ("journal.postgres.connections_max = 2", "journal.postgres.connections_max", "from 3 to 100"),
+    ("journal.postgres.commit_wait = '2m'", "journal.postgres.commit_wait", "from 100ms to 60s"),
+    ("journal.postgres.pasword_file = 'x'", "journal.postgres.pasword_file", "is unknown; did you mean journal.postgres.password_file?"),
+    ("journal.postgres = 5", "journal.postgres", "is unknown"),
     ("journal.retention = '29d'", "journal.retention", "give from 30d to 3650d"),
     ("read_back.schedule = ['2s', '1s']", "read_back.schedule", "does not ascend"),
     ("read_back.schedule = ['2s', '2s']", "read_back.schedule", "does not ascend"),
@@ -281,6 +289,32 @@ fn each_wrong_variable_is_named_with_its_remedy() {
         let message = found.map_or_else(|| panic!("{variables:?}: {mistakes}"), ToString::to_string);
         assert!(message.contains(part), "{variables:?}: {message}");
     }
+}
+
+#[test]
+fn a_journal_may_be_in_a_database() {
+    let folder = Folder::new();
+    let url = "postgres://payops@db1.example,db2.example:5433/payops";
+    let text =
+        format!("{CALLERS}journal.postgres = {{ url = '{url}', password_file = 'password' }}\n{ACCOUNT}");
+    let config = folder.load(&text, &[("PAYOPS_JOURNAL_POSTGRES_CONNECTIONS_MAX", "5")]).unwrap();
+    let database = config.journal.postgres.unwrap();
+    assert_eq!((database.url.as_str(), database.connections_max), (url, 5));
+    assert_eq!(database.password.unwrap().read().unwrap().expose_secret(), "the password");
+    assert_eq!(database.commit_wait, Duration::from_secs(5));
+    assert!(database.migrate && !database.without_standby);
+    let secret = ("PAYOPS_JOURNAL_POSTGRES_PASSWORD", "hunter2");
+    let mistakes = folder.load(&text, &[secret]).unwrap_err().to_string();
+    assert!(mistakes.contains("journal.postgres.password_file: comes from a file and from"), "{mistakes}");
+    let text = text.replace("'password'", "'missing'");
+    let mistakes = folder.load(&text, &[]).unwrap_err().to_string();
+    assert!(mistakes.contains("journal.postgres.password_file: its file cannot be used"), "{mistakes}");
+    let text = text.replace(", password_file = 'missing'", "");
+    let config = folder.load(&text, &[secret]).unwrap();
+    assert!(!format!("{config:?} {:?}", config.describe()).contains("hunter2"));
+    let slow = format!("exactly_once.lease_grace = '1s'\n{text}");
+    let mistakes = folder.load(&slow, &[]).unwrap_err().to_string();
+    assert!(mistakes.contains("journal.postgres.commit_wait: 5s is longer than"), "{mistakes}");
 }
 
 #[test]
@@ -427,8 +461,15 @@ fn the_sandbox_needs_nothing_else() {
 /// The example, with its credential files in a folder of the test.
 fn example(folder: &Path) -> String {
     fs::create_dir_all(folder.join("T12345678")).unwrap();
-    for name in ["T12345678/client_id", "T12345678/client_secret", "callers.toml", "ca.pem", "webhook_secret"]
-    {
+    for name in [
+        "T12345678/client_id",
+        "T12345678/client_secret",
+        "callers.toml",
+        "ca.pem",
+        "webhook_secret",
+        "postgres_password",
+        "postgres_ca.pem",
+    ] {
         fs::write(folder.join(name), "x").unwrap();
     }
     EXAMPLE.replace("/etc/payops", folder.to_str().unwrap())
@@ -458,12 +499,15 @@ fn the_example_loads_and_changes_no_default() {
 fn the_example_mentions_every_key_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let text = example(folder.path());
-    let all = text.lines().map(uncommented).collect::<Vec<_>>().join("\n");
+    // The journal is in a folder, or in the database that is commented out.
+    let folder_alone = |line: &&str| !line.starts_with("directory = ");
+    let all = text.lines().filter(folder_alone).map(uncommented).collect::<Vec<_>>().join("\n");
     let config = Config::load(Some((Path::new("payops.toml"), &all)), []).unwrap();
     let least = Folder::new().load(&with(""), &[]).unwrap();
     for (row, default) in config.describe().iter().zip(least.describe()) {
         assert_eq!(row.key, default.key);
-        assert_eq!(row.origin, Origin::File, "{} is in the example", row.key);
+        let expected = if row.key == "journal.directory" { Origin::Default } else { Origin::File };
+        assert_eq!(row.origin, expected, "{} is in the example", row.key);
         if let Some(default) = &default.default {
             assert_eq!(&row.value, default, "{} has its default in the example", row.key);
             let leaf = row.key.rsplit('.').next().unwrap();

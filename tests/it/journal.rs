@@ -8,6 +8,7 @@ mod docs;
 mod loss;
 mod measured;
 mod opening;
+mod postgres;
 mod retention;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};

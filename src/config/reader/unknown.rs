@@ -24,7 +24,7 @@ impl Reader {
         for (name, value) in std::mem::take(&mut self.file) {
             match value {
                 Value::Table(section) if sections.contains(name.as_str()) => {
-                    unknown.extend(section.keys().map(|leaf| format!("{name}.{leaf}")));
+                    unknown.extend(leaves(&name, section, &keys));
                 }
                 _ if sections.contains(name.as_str()) => {
                     let remedy = format!("write its keys under [{name}]");
@@ -56,6 +56,20 @@ impl Reader {
             self.mistakes.add(name, "is an unknown variable", remedy);
         }
     }
+}
+
+/// What is left of a section: of a part of it that is known, its keys.
+fn leaves(name: &str, section: Table, keys: &BTreeSet<String>) -> Vec<String> {
+    let leaf = |(leaf, value): (String, Value)| {
+        let key = format!("{name}.{leaf}");
+        let is_part =
+            keys.iter().any(|known| known.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.')));
+        match value {
+            Value::Table(part) if is_part => leaves(&key, part, keys),
+            _ => vec![key],
+        }
+    };
+    section.into_iter().flat_map(leaf).collect()
 }
 
 /// Whether a variable is one that Kubernetes sets in every pod for each service: a service named `payops` gives

@@ -141,6 +141,27 @@ impl Reader {
         })
     }
 
+    /// Text that may be left out, and that `check` accepts. The value is not shown when it is wrong: it could hold a
+    /// password.
+    pub(in crate::config) fn text_if_any(
+        &mut self,
+        key: &str,
+        check: impl Fn(&str) -> Result<(), (&'static str, &'static str)>,
+    ) -> Option<String> {
+        let Some(found) = self.find(key, Shape::Text) else {
+            self.remember(key, "none".to_owned(), None, Origin::Default);
+            return None;
+        };
+        if let Err((problem, remedy)) = check(&found.text) {
+            self.mistake_in(&found.origin, key, problem, remedy);
+            // Known as a key all the same.
+            self.remember(key, "wrong".to_owned(), None, found.origin);
+            return None;
+        }
+        self.remember(key, quoted(&found.text), None, found.origin);
+        Some(found.text)
+    }
+
     /// How log lines are written.
     pub(in crate::config) fn log_format(&mut self, key: &str, default: LogFormat) -> LogFormat {
         let name = |format: &LogFormat| match format {

@@ -1,12 +1,14 @@
 //! Each statement over entries and tombstones, once.
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, ToSql, params, params_from_iter};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::Entry;
+use crate::journal::record::{self, encode, signed};
 use crate::journal::{Error, Filter, Tombstone, Written};
+
+pub(super) use crate::journal::record::checksum;
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 pub(super) fn by_key(
@@ -246,15 +248,6 @@ pub(super) fn unavailable(error: rusqlite::Error) -> Error {
     }
 }
 
-/// SHA-256 over the parts.
-pub(super) fn checksum(parts: &[&[u8]]) -> Vec<u8> {
-    let mut sum = Sha256::new();
-    for part in parts {
-        sum.update(part);
-    }
-    sum.finalize().to_vec()
-}
-
 fn one(
     connection: &Connection,
     condition: &str,
@@ -270,12 +263,6 @@ fn one(
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<(String, Vec<u8>)> {
     Ok((row.get(0)?, row.get(1)?))
-}
-
-fn encode(entry: &Entry) -> Result<(String, Vec<u8>), Error> {
-    let record = serde_json::to_string(entry).map_err(|error| Error::Unavailable(error.to_string()))?;
-    let sum = checksum(&[record.as_bytes()]);
-    Ok((record, sum))
 }
 
 /// Compares everything that is stored of each entry and each tombstone with its
@@ -329,12 +316,5 @@ fn is_sound(row: &Row<'_>) -> rusqlite::Result<bool> {
 }
 
 fn decode((record, checksum): (String, Vec<u8>)) -> Result<Entry, Error> {
-    if Sha256::digest(record.as_bytes()).as_slice() != checksum {
-        return Err(Error::Corrupt("its checksum does not fit".to_owned()));
-    }
-    serde_json::from_str(&record).map_err(|error| Error::Corrupt(error.to_string()))
-}
-
-fn signed(revision: u64) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
+    record::decode(&record, &checksum)
 }

@@ -13,13 +13,13 @@ use crate::clock::Timestamp;
 use crate::journal::{
     Error, Written,
     embedded::{
-        hub::Hub,
         mark::{Acknowledged, Mark},
         meta::{self, Meta},
         opening::Lock,
         rows,
     },
     entry::Entry,
+    hub::Hub,
 };
 
 /// Most writes that share one commit.

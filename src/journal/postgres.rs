@@ -1,0 +1,294 @@
+//! The journal in PostgreSQL, for any number of processes.
+//!
+//! Durable means that a second machine has it: `synchronous_commit` is on in
+//! each session, and the start is refused without a synchronous standby, unless
+//! the configuration says otherwise; then each key is looked up at the PSP
+//! before its first sending, as after a loss.
+//!
+//! # Correctness
+//!
+//! - Two unique indexes hold the two rules, whoever writes. A change names the
+//!   revision, the attempt and the nonce that it was made from.
+//! - Times are the database's: see [`Clock::following`]. An attempt is given up
+//!   when its lease is over by that clock, never because its process is not
+//!   heard of. A database whose clock was set by hand begins nothing until it is
+//!   set right or the process starts anew.
+//! - A loss is noticed at the start (a raised `journal.generation`, another
+//!   cluster, another timeline without a standby, no journal at all) and at each
+//!   new connection (the same, and a write that was acknowledged and is not
+//!   there). A process that was running then never writes again: see
+//!   [`opening`]. A copy that was restored together with its timeline, such as
+//!   a snapshot of the disk, only the generation tells.
+//! - A key is never freed: forgetting an entry leaves its row, without content,
+//!   so that no insert can pass between the two.
+
+mod connection;
+mod inner;
+mod line;
+mod migrate;
+mod opening;
+mod rows;
+mod tend;
+mod writer;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Postgres as Connection;
+use crate::journal::entry::Entry;
+use crate::journal::postgres::{
+    connection::{Connector, Purpose},
+    inner::Inner,
+    line::Line,
+    opening::get,
+    rows::Parameter,
+    writer::{Answer, Job, Write, Writer},
+};
+use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
+use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
+
+/// Most writes that wait; more wait in their callers.
+const QUEUE_MAX: usize = 4096;
+/// Most changes that wait to be told to other processes.
+const NEWS_MAX: usize = 4096;
+
+/// Where a journal is, and what is said of it outside.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How the database is reached.
+    pub postgres: Connection,
+    /// Nothing was ever sent: a database without a journal is no loss.
+    pub new: bool,
+    /// How often it was lost, from 1. Less than this in the database: an older
+    /// copy.
+    pub generation: u32,
+    /// How long what is over is remembered.
+    pub retention: Duration,
+    /// How long after a loss nothing is sent under a key that may be older.
+    pub loss_quiet: Duration,
+    /// How long the token of a lost attempt may live.
+    pub loss_fence: Duration,
+    /// How far the clocks of those who mint keys may be ahead.
+    pub key_clock_leeway: Duration,
+}
+
+/// A journal in a database.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Arc<Inner>,
+    writes: mpsc::Sender<Job>,
+    /// Entries that cannot be read, each told once.
+    damaged: Mutex<HashSet<Uuid>>,
+    /// End with the journal.
+    _tasks: JoinSet<()>,
+}
+
+/// Brings the tables to the present form. Says how many steps that took.
+pub async fn migrate(postgres: &Connection) -> Result<usize, Error> {
+    let connected = Connector::new(postgres)?.connect(Purpose::Write, None).await?;
+    migrate::migrate(&connected).await
+}
+
+impl Postgres {
+    /// Opens the journal. Gives the clock that dates it, too.
+    pub async fn open(settings: &Settings) -> Result<(Self, Clock), Error> {
+        let connector = Connector::new(&settings.postgres)?;
+        let connected = connector.connect(Purpose::Write, None).await?;
+        if settings.postgres.migrate {
+            migrate::migrate(&connected).await?;
+        }
+        migrate::verify(&connected).await?;
+        let status = opening::status(&connected).await?;
+        opening::require_standby(&status, settings)?;
+        if settings.postgres.without_standby {
+            tracing::warn!(
+                "journal.postgres.without_standby: what the database acknowledges may be lost with its machine, so \
+                 each key is looked up at the PSP before its first sending"
+            );
+        }
+        let meta = opening::open(&connected, settings).await?;
+        let clock = Clock::following(status.shown);
+        let (news, hear) = mpsc::channel(NEWS_MAX);
+        let inner = Arc::new(Inner::new(settings.clone(), connector, clock.clone(), meta, news));
+        let (writes, queue) = mpsc::channel(QUEUE_MAX);
+        let mut tasks = JoinSet::new();
+        let line = Line { inner: Arc::clone(&inner), connection: Some(connected) };
+        let writer = Writer { inner: Arc::clone(&inner), line, id: Uuid::new_v4() };
+        // Not among those: it writes what it was given, and then ends.
+        tokio::spawn(writer.run(queue));
+        tasks.spawn(tend::examine(Arc::clone(&inner)));
+        tasks.spawn(tend::watch(Arc::clone(&inner)));
+        tasks.spawn(tend::exchange(Arc::clone(&inner), hear));
+        let shared = Shared { inner, writes, damaged: Mutex::default(), _tasks: tasks };
+        let journal = Self { shared: Arc::new(shared) };
+        if let Some(lost_at) = journal.shared.inner.meta.lost_at {
+            tracing::warn!(
+                lost_at = lost_at.0,
+                quiet_until = (lost_at + settings.loss_quiet).0,
+                "a journal was lost: keys that may be older wait, and cost a read each"
+            );
+        }
+        Ok((journal, clock))
+    }
+
+    async fn write(&self, write: Write) -> Result<Answer, Error> {
+        let (answer, written) = oneshot::channel();
+        let gone = || Error::Unavailable("the journal's writer has ended".to_owned());
+        let until = Instant::now() + self.shared.inner.settings.postgres.commit_wait;
+        let sending = self.shared.writes.send(Job { write, answer, until });
+        let late = |_| Error::Unavailable("the database does not keep up".to_owned());
+        tokio::time::timeout_at(until, sending).await.map_err(late)?.map_err(|_| gone())?;
+        // From here on the write may happen whether or not we hear of it.
+        let lost = |_| Error::Unconfirmed("the journal's writer has ended".to_owned());
+        written.await.map_err(lost)?
+    }
+
+    async fn put(&self, write: Write) -> Result<Written, Error> {
+        match self.write(write).await? {
+            Answer::Written(written) => Ok(written),
+            Answer::Forgotten(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+        }
+    }
+
+    async fn one(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Entry>, Error> {
+        let found = self.shared.inner.read(sql, parameters).await?;
+        found.first().map(|row| rows::entry(row, 0)).transpose()
+    }
+}
+
+impl Journal for Postgres {
+    async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
+        let (caller, key) = (caller.as_str(), key.as_str());
+        let found =
+            self.shared.inner.read(rows::BY_KEY, &[(&caller, Type::TEXT), (&key, Type::TEXT)]).await?;
+        match found.first() {
+            Some(row) if !get::<bool>(row, 2)? => rows::entry(row, 0).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
+        self.one(rows::BY_ID, &[(&rows::uuid(id), Type::UUID)]).await
+    }
+
+    async fn insert(&self, entry: Entry) -> Result<Written, Error> {
+        self.put(Write::Insert(Box::new(entry))).await
+    }
+
+    async fn update(&self, entry: Entry) -> Result<Written, Error> {
+        self.put(Write::Update(Box::new(entry))).await
+    }
+
+    async fn due(&self, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
+        if let Some(error) = self.shared.inner.unfit() {
+            // Without a clock that is right nothing is judged to be over.
+            return Err(error);
+        }
+        // The damaged ones stay due: they must not crowd out the others.
+        let known = self.shared.damaged.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let limit = i64::try_from(most.saturating_add(known)).unwrap_or(i64::MAX);
+        let parameters: &[Parameter<'_>] = &[(&now.0, Type::INT8), (&limit, Type::INT8)];
+        let due = self.shared.inner.read(rows::DUE, parameters).await?;
+        let mut damaged = self.shared.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sound = Vec::new();
+        for row in due {
+            match rows::entry(&row, 0) {
+                Ok(entry) => sound.push(entry),
+                Err(error) => {
+                    let id: Uuid = get(&row, 2)?;
+                    if damaged.insert(id) {
+                        tracing::error!(operation_id = %id, %error, "it cannot be read back: a person has to look");
+                    }
+                }
+            }
+        }
+        sound.truncate(most);
+        Ok(sound)
+    }
+
+    async fn open_on(&self, transaction: &TransactionId) -> Result<Option<Entry>, Error> {
+        self.one(rows::OPEN_ON, &[(&transaction.as_str(), Type::TEXT)]).await
+    }
+
+    async fn list(
+        &self,
+        filter: &Filter,
+        before: Option<OperationId>,
+        most: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let (sql, values) = rows::listing(filter, before, most);
+        let parameters: Vec<Parameter<'_>> = values.iter().map(rows::parameter).collect();
+        let found = self.shared.inner.read(&sql, &parameters).await?;
+        found.iter().map(|row| rows::entry(row, 0)).collect()
+    }
+
+    fn loss(&self) -> Option<Loss> {
+        let Inner { settings, meta, clock, .. } = &*self.shared.inner;
+        let quiet = |at: Timestamp| at + settings.loss_quiet;
+        if settings.postgres.without_standby {
+            // Whatever was acknowledged may be lost, at any time.
+            let quiet_until = meta.lost_at.map_or(Timestamp(0), quiet);
+            return Some(Loss {
+                at: Timestamp(i64::MAX),
+                quiet_until,
+                clock_leeway: settings.key_clock_leeway,
+            });
+        }
+        // Older keys than that are refused in any case.
+        let at = meta.lost_at.filter(|at| clock.now() < *at + settings.retention)?;
+        Some(Loss { at, quiet_until: quiet(at), clock_leeway: settings.key_clock_leeway })
+    }
+
+    async fn tombstone(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
+        let (caller, key) = (caller.as_str(), key.as_str());
+        let found =
+            self.shared.inner.read(rows::BY_KEY, &[(&caller, Type::TEXT), (&key, Type::TEXT)]).await?;
+        match found.first() {
+            Some(row) if get::<bool>(row, 2)? => Ok(Some(Tombstone { state: get(row, 3)? })),
+            _ => Ok(None),
+        }
+    }
+
+    async fn forget(&self, most: usize) -> Result<usize, Error> {
+        let before = self.shared.inner.clock.now() - self.shared.inner.settings.retention;
+        match self.write(Write::Forget(before, most)).await? {
+            Answer::Forgotten(count) => Ok(count),
+            Answer::Written(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+        }
+    }
+
+    fn remembers_since(&self) -> Timestamp {
+        self.shared.inner.clock.now() - self.shared.inner.settings.retention
+    }
+
+    fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
+        self.shared.inner.hub.subscribe(id)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.shared.inner.is_broken()
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        if let Some(error) = self.shared.inner.unfit() {
+            return Err(error);
+        }
+        self.put(Write::Beat).await.map(|_| ())
+    }
+}

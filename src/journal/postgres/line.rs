@@ -1,0 +1,122 @@
+//! The connection that writes: a statement at a time, each its own transaction,
+//! repeated on a new connection where the old one was lost.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use crate::journal::{
+    Error,
+    postgres::{
+        connection::{Connected, Purpose, Trouble, within},
+        inner::Inner,
+        rows::Parameter,
+    },
+};
+
+/// How often a write starts over because others were in its way.
+pub(super) const ROUNDS_MAX: usize = 8;
+/// Before a lost connection is made anew.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) struct Line {
+    pub(super) inner: Arc<Inner>,
+    pub(super) connection: Option<Connected>,
+}
+
+/// What came of a statement.
+pub(super) struct Ran {
+    pub(super) rows: Vec<Row>,
+    /// It may have been committed by an earlier try, too.
+    pub(super) repeated: bool,
+}
+
+pub(super) enum Failed {
+    Taken,
+    Error(Error),
+}
+
+impl Line {
+    /// Reads on the connection that writes.
+    pub(super) async fn look(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        until: Instant,
+    ) -> Result<Vec<Row>, Error> {
+        match self.statement(sql, parameters, until).await {
+            Ok(ran) => Ok(ran.rows),
+            Err(Failed::Error(error)) => Err(error),
+            Err(Failed::Taken) => Err(Error::Unavailable("others were in the way".to_owned())),
+        }
+    }
+
+    /// Runs one statement, which is its own transaction, until it is known what
+    /// came of it or nobody waits any longer.
+    pub(super) async fn statement(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        until: Instant,
+    ) -> Result<Ran, Failed> {
+        let mut repeated = false;
+        let mut rounds = 0;
+        let unknown = |why: String| Failed::Error(Error::Unconfirmed(why));
+        loop {
+            if self.inner.is_broken() {
+                return Err(Failed::Error(Error::Unavailable("the journal was lost".to_owned())));
+            }
+            let connection = match self.connection(until).await {
+                Ok(connection) => connection,
+                Err(error) if repeated => {
+                    if Instant::now() + PAUSE < until {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                    return Err(unknown(error.to_string()));
+                }
+                Err(error) => return Err(Failed::Error(error)),
+            };
+            let warnings = connection.warnings();
+            let Some(ran) = within(until, connection.client.query_typed(sql, parameters)).await else {
+                // It may yet be committed; this connection is of no more use.
+                self.connection = None;
+                return Err(unknown("the database did not acknowledge it in time".to_owned()));
+            };
+            match ran {
+                Ok(_) if connection.warnings() != warnings => {
+                    self.connection = None;
+                    return Err(unknown("the database did not wait for its standby".to_owned()));
+                }
+                Ok(rows) => return Ok(Ran { rows, repeated }),
+                Err(error) => match Trouble::of(&error) {
+                    Trouble::Taken => return Err(Failed::Taken),
+                    Trouble::InTheWay(_) if rounds < ROUNDS_MAX => rounds += 1,
+                    Trouble::InTheWay(why) | Trouble::Refused(why) => {
+                        return Err(if repeated {
+                            unknown(why)
+                        } else {
+                            Failed::Error(Error::Unavailable(why))
+                        });
+                    }
+                    Trouble::Lost(why) => {
+                        tracing::warn!(why, "the connection was lost during a write: it is repeated");
+                        self.connection = None;
+                        repeated = true;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn connection(&mut self, until: Instant) -> Result<&Connected, Error> {
+        if self.connection.as_ref().is_none_or(Connected::is_closed) {
+            self.connection = None;
+            let connecting = self.inner.connect(Purpose::Write, None);
+            let late = || Error::Unavailable("the database cannot be reached in time".to_owned());
+            self.connection = Some(within(until, connecting).await.ok_or_else(late)??);
+        }
+        self.connection.as_ref().ok_or_else(|| Error::Unavailable("there is no connection".to_owned()))
+    }
+}

@@ -1,0 +1,228 @@
+//! Each statement over entries, once. Writes take many entries at a time.
+
+use tokio_postgres::{
+    Client, Row,
+    types::{ToSql, Type},
+};
+use uuid::Uuid;
+
+use crate::journal::{
+    Error, Filter,
+    entry::Entry,
+    postgres::{
+        connection::unavailable,
+        opening::{NO_PARAMETERS, get},
+    },
+    record::{self, signed},
+};
+use crate::payment::id::OperationId;
+
+/// A value and its type, as statements take them.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+/// The same, kept.
+pub(super) type Value = (Box<dyn ToSql + Sync + Send>, Type);
+
+pub(super) const BY_KEY: &str = "SELECT record, checksum, forgotten, state FROM payops.operations
+    WHERE caller = $1 AND key = $2";
+pub(super) const BY_ID: &str =
+    "SELECT record, checksum FROM payops.operations WHERE id = $1 AND NOT forgotten";
+pub(super) const OPEN_ON: &str =
+    "SELECT record, checksum FROM payops.operations WHERE transaction_id = $1 AND open";
+pub(super) const DUE: &str = "SELECT record, checksum, id FROM payops.operations
+    WHERE next_read_at IS NOT NULL AND next_read_at <= $1 ORDER BY next_read_at LIMIT $2";
+pub(super) const REVISIONS: &str = "SELECT id, revision FROM payops.operations WHERE id = ANY($1)";
+
+/// The rivals of inserts that did nothing: for each, what its key has and what
+/// its transaction has.
+pub(super) const RIVALS: &str = "
+SELECT u.n, k.record, k.checksum, k.forgotten, k.state, s.record, s.checksum
+FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS u (caller, key, transaction_id, n)
+LEFT JOIN payops.operations k ON k.caller = u.caller AND k.key = u.key
+LEFT JOIN payops.operations s ON s.transaction_id = u.transaction_id AND s.open";
+
+pub(super) const INSERT: &str = "
+INSERT INTO payops.operations
+    (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at, updated_at,
+     next_read_at, record, checksum)
+SELECT u.* FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::int8[],
+    $8::int8[], $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[]) AS u
+WHERE EXISTS (SELECT FROM payops.meta WHERE epoch = $16)
+ON CONFLICT DO NOTHING
+RETURNING id";
+
+/// A change of an attempt names it; a new attempt follows the one before it.
+pub(super) const UPDATE: &str = "
+UPDATE payops.operations o
+SET state = u.state, open = u.open, attempt = u.attempt, revision = u.revision, nonce = u.nonce,
+    lease_until = u.lease_until, updated_at = u.updated_at, next_read_at = u.next_read_at, record = u.record,
+    checksum = u.checksum
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::int8[], $8::int8[],
+    $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[]) WITH ORDINALITY
+    AS u (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at,
+          updated_at, next_read_at, record, checksum, n)
+WHERE o.id = u.id AND o.revision = u.revision - 1 AND NOT o.forgotten
+  AND ((o.attempt = u.attempt AND o.nonce = u.nonce) OR o.attempt = u.attempt - 1)
+  AND EXISTS (SELECT FROM payops.meta WHERE epoch = $16)
+RETURNING u.n";
+
+/// Takes the content from entries that are over, and leaves the keys.
+pub(super) const FORGET: &str = "
+UPDATE payops.operations SET forgotten = true, record = '', checksum = '', next_read_at = NULL
+WHERE id IN (SELECT id FROM payops.operations
+             WHERE NOT open AND NOT forgotten AND updated_at < $1
+             ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+  AND EXISTS (SELECT FROM payops.meta WHERE epoch = $3)
+RETURNING id";
+
+/// A write like any other, and of no meaning.
+pub(super) const BEAT: &str = "
+INSERT INTO payops.replicas (id, beat_at) SELECT $1, clock_timestamp()
+WHERE EXISTS (SELECT FROM payops.meta WHERE epoch = $2)
+ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp()
+RETURNING id";
+
+/// Entries as columns.
+#[derive(Default)]
+pub(super) struct Columns {
+    id: Vec<Uuid>,
+    caller: Vec<String>,
+    key: Vec<String>,
+    transaction: Vec<String>,
+    state: Vec<&'static str>,
+    open: Vec<bool>,
+    attempt: Vec<i64>,
+    revision: Vec<i64>,
+    nonce: Vec<Uuid>,
+    lease_until: Vec<i64>,
+    created_at: Vec<i64>,
+    updated_at: Vec<i64>,
+    next_read_at: Vec<Option<i64>>,
+    record: Vec<String>,
+    pub(super) checksum: Vec<Vec<u8>>,
+}
+
+impl Columns {
+    pub(super) fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<Self, Error> {
+        let mut columns = Self::default();
+        for entry in entries {
+            let (record, checksum) = record::encode(entry)?;
+            columns.id.push(uuid(entry.id));
+            columns.caller.push(entry.caller.as_str().to_owned());
+            columns.key.push(entry.key.as_str().to_owned());
+            columns.transaction.push(entry.operation.transaction.as_str().to_owned());
+            columns.state.push(entry.state.as_str());
+            columns.open.push(entry.state.is_open());
+            columns.attempt.push(i64::from(entry.attempt));
+            columns.revision.push(signed(entry.revision));
+            columns.nonce.push(entry.nonce);
+            columns.lease_until.push(entry.lease_until.0);
+            columns.created_at.push(entry.created_at.0);
+            columns.updated_at.push(entry.updated_at.0);
+            columns.next_read_at.push(entry.reading.next_at.map(|at| at.0));
+            columns.record.push(record);
+            columns.checksum.push(checksum);
+        }
+        Ok(columns)
+    }
+
+    /// The parameters of [`INSERT`] and [`UPDATE`].
+    pub(super) fn parameters<'a>(&'a self, epoch: &'a i64) -> [Parameter<'a>; 16] {
+        [
+            (&self.id, Type::UUID_ARRAY),
+            (&self.caller, Type::TEXT_ARRAY),
+            (&self.key, Type::TEXT_ARRAY),
+            (&self.transaction, Type::TEXT_ARRAY),
+            (&self.state, Type::TEXT_ARRAY),
+            (&self.open, Type::BOOL_ARRAY),
+            (&self.attempt, Type::INT8_ARRAY),
+            (&self.revision, Type::INT8_ARRAY),
+            (&self.nonce, Type::UUID_ARRAY),
+            (&self.lease_until, Type::INT8_ARRAY),
+            (&self.created_at, Type::INT8_ARRAY),
+            (&self.updated_at, Type::INT8_ARRAY),
+            (&self.next_read_at, Type::INT8_ARRAY),
+            (&self.record, Type::TEXT_ARRAY),
+            (&self.checksum, Type::BYTEA_ARRAY),
+            (epoch, Type::INT8),
+        ]
+    }
+
+    /// The parameters of [`RIVALS`].
+    pub(super) fn rivals(&self) -> [Parameter<'_>; 3] {
+        [
+            (&self.caller, Type::TEXT_ARRAY),
+            (&self.key, Type::TEXT_ARRAY),
+            (&self.transaction, Type::TEXT_ARRAY),
+        ]
+    }
+}
+
+/// The statement of a listing, and its values. Ids sort by age.
+pub(super) fn listing(filter: &Filter, before: Option<OperationId>, most: usize) -> (String, Vec<Value>) {
+    let mut conditions = vec!["NOT forgotten".to_owned()];
+    let mut values: Vec<Value> = Vec::new();
+    let mut wanted = |condition: &str, value: Box<dyn ToSql + Sync + Send>, of: Type| {
+        values.push((value, of));
+        conditions.push(condition.replace('?', &format!("${}", values.len())));
+    };
+    if let Some(id) = before {
+        wanted("id < ?", Box::new(uuid(id)), Type::UUID);
+    }
+    if let Some(transaction) = &filter.transaction {
+        wanted("transaction_id = ?", Box::new(transaction.as_str().to_owned()), Type::TEXT);
+    }
+    if let Some(account) = &filter.account {
+        // An account's name has one length and no wildcard.
+        wanted("left(transaction_id, 9) = ?", Box::new(account.as_str().to_owned()), Type::TEXT);
+    }
+    if let Some(caller) = &filter.caller {
+        wanted("caller = ?", Box::new(caller.as_str().to_owned()), Type::TEXT);
+    }
+    if let Some(from) = filter.from {
+        wanted("created_at >= ?", Box::new(from.0), Type::INT8);
+    }
+    if let Some(until) = filter.until {
+        wanted("created_at < ?", Box::new(until.0), Type::INT8);
+    }
+    if !filter.states.is_empty() {
+        wanted("state = ANY(?)", Box::new(filter.states.clone()), Type::TEXT_ARRAY);
+    }
+    let sql = format!(
+        "SELECT record, checksum FROM payops.operations WHERE {} ORDER BY id DESC LIMIT {}",
+        conditions.join(" AND "),
+        i64::try_from(most).unwrap_or(i64::MAX)
+    );
+    (sql, values)
+}
+
+/// A kept value as a statement takes it.
+pub(super) fn parameter((value, of): &Value) -> Parameter<'_> {
+    (&**value, of.clone())
+}
+
+/// Every open entry. A damaged one is an error: who was its sender cannot be
+/// told.
+pub(super) async fn open(client: &Client) -> Result<Vec<Entry>, Error> {
+    let sql = "SELECT record, checksum FROM payops.operations WHERE open";
+    let rows = client.query_typed(sql, NO_PARAMETERS).await.map_err(unavailable)?;
+    rows.iter().map(|row| entry(row, 0)).collect()
+}
+
+/// Writes a change whatever is there, inside the caller's transaction.
+pub(super) async fn overwrite(client: &Client, entry: &Entry) -> Result<(), Error> {
+    let (record, checksum) = record::encode(entry)?;
+    let (id, revision) = (uuid(entry.id), signed(entry.revision));
+    let parameters: &[Parameter<'_>] =
+        &[(&id, Type::UUID), (&revision, Type::INT8), (&record, Type::TEXT), (&checksum, Type::BYTEA)];
+    let sql = "UPDATE payops.operations SET revision = $2, record = $3, checksum = $4 WHERE id = $1";
+    client.query_typed(sql, parameters).await.map_err(unavailable).map(|_| ())
+}
+
+/// The entry of a row whose record and checksum stand at `index`.
+pub(super) fn entry(row: &Row, index: usize) -> Result<Entry, Error> {
+    record::decode(get(row, index)?, get(row, index + 1)?)
+}
+
+pub(super) fn uuid(id: OperationId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}

@@ -1,0 +1,383 @@
+//! The one task that writes. It takes whatever is waiting into one statement
+//! of each kind, so that many calls share one commit, and each is answered for
+//! itself. No statement is part of a longer transaction.
+//!
+//! # Correctness
+//!
+//! - An answer says that a write is there only if its commit was acknowledged
+//!   without a warning: a warning (01000) says that the server no longer waited
+//!   for its standby.
+//! - Where the connection is lost, the same statement is repeated on a new one.
+//!   A row that is there then and has our nonce and checksum is ours; whether it
+//!   is durable a further commit shows, which no earlier one can outlive.
+//! - The wait is bounded here and not at the server, where an end of the wait
+//!   undoes nothing. What took too long is unconfirmed.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_postgres::{Row, types::Type};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::journal::{
+    Error, Tombstone, Written,
+    entry::Entry,
+    postgres::{
+        inner::Inner,
+        line::{Failed, Line, ROUNDS_MAX},
+        opening::get,
+        rows::{self, Columns, Parameter},
+    },
+};
+
+/// Most writes that share one statement.
+const BATCH_MAX: usize = 256;
+pub(super) struct Job {
+    pub(super) write: Write,
+    pub(super) answer: oneshot::Sender<Result<Answer, Error>>,
+    /// Nobody waits any longer.
+    pub(super) until: Instant,
+}
+
+pub(super) enum Write {
+    Insert(Box<Entry>),
+    Update(Box<Entry>),
+    /// Forgets what did not change since then, so many entries at most.
+    Forget(Timestamp, usize),
+    /// Writes something of no meaning.
+    Beat,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    Written(Written),
+    /// How many.
+    Forgotten(usize),
+}
+
+pub(super) struct Writer {
+    pub(super) inner: Arc<Inner>,
+    pub(super) line: Line,
+    /// Names this process.
+    pub(super) id: Uuid,
+}
+
+type Waiting = (Box<Entry>, oneshot::Sender<Result<Answer, Error>>);
+
+impl Writer {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(first) = queue.recv().await {
+            let mut batch = vec![first];
+            while batch.len() < BATCH_MAX
+                && let Ok(job) = queue.try_recv()
+            {
+                batch.push(job);
+            }
+            self.carry_out(batch).await;
+        }
+    }
+
+    async fn carry_out(&mut self, batch: Vec<Job>) {
+        let now = Instant::now();
+        let until = now + self.inner.settings.postgres.commit_wait;
+        let (mut inserts, mut updates, mut others): (Vec<Waiting>, Vec<Waiting>, Vec<_>) = Default::default();
+        for Job { write, answer, until } in batch {
+            match write {
+                _ if until <= now => {
+                    tell(answer, Err(Error::Unavailable("the database did not keep up".to_owned())));
+                }
+                Write::Insert(entry) => inserts.push((entry, answer)),
+                Write::Update(entry) => updates.push((entry, answer)),
+                other => others.push((other, answer)),
+            }
+        }
+        // In one order everywhere, or two processes could wait for each other.
+        inserts.sort_by(|(one, _), (other, _)| {
+            let order = |entry: &Entry| (entry.operation.transaction.clone(), entry.key.clone());
+            order(one).cmp(&order(other))
+        });
+        updates.sort_by_key(|(entry, _)| entry.id);
+        // First those that may free a slot.
+        self.update(updates, until).await;
+        self.insert(inserts, until).await;
+        for (write, answer) in others {
+            let done = match write {
+                Write::Forget(before, most) => self.forget(before, most, until).await.map(Answer::Forgotten),
+                _ => self.beat(until).await.map(|()| Answer::Written(Written::Done)),
+            };
+            tell(answer, done);
+        }
+    }
+
+    async fn insert(&mut self, mut waiting: Vec<Waiting>, until: Instant) {
+        for _ in 0..ROUNDS_MAX {
+            if waiting.is_empty() {
+                return;
+            }
+            let (unfit, fit) = self.begin(waiting);
+            waiting = fit;
+            for ((_, answer), error) in unfit {
+                tell(answer, Err(error));
+            }
+            let columns = match Columns::of(waiting.iter().map(|(entry, _)| &**entry)) {
+                Ok(columns) => columns,
+                Err(error) => return fail(waiting, &error),
+            };
+            let epoch = self.inner.epoch();
+            let ran = match self.line.statement(rows::INSERT, &columns.parameters(&epoch), until).await {
+                Ok(ran) => ran,
+                Err(Failed::Taken) => continue,
+                Err(Failed::Error(error)) => return fail(waiting, &error),
+            };
+            let written: HashSet<Uuid> = ran.rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+            let (won, lost) = part(waiting, |(entry, _)| written.contains(&rows::uuid(entry.id)));
+            self.done(won);
+            if lost.is_empty() {
+                return;
+            }
+            waiting = match self.rivals(lost, until).await {
+                Some(waiting) => waiting,
+                None => return,
+            };
+        }
+        fail(waiting, &Error::Unavailable("others were in the way".to_owned()));
+    }
+
+    /// What stood in the way of inserts. Gives back those in whose way nothing
+    /// stands any more.
+    async fn rivals(&mut self, lost: Vec<Waiting>, until: Instant) -> Option<Vec<Waiting>> {
+        let columns = match Columns::of(lost.iter().map(|(entry, _)| &**entry)) {
+            Ok(columns) => columns,
+            Err(error) => {
+                fail(lost, &error);
+                return None;
+            }
+        };
+        // A new statement: it sees what the other one had to wait for.
+        let found = match self.line.look(rows::RIVALS, &columns.rivals(), until).await {
+            Ok(found) => found,
+            Err(error) => {
+                fail(lost, &error);
+                return None;
+            }
+        };
+        let mut again = Vec::new();
+        let mut ours = Vec::new();
+        let mut found: std::collections::HashMap<i64, Row> =
+            found.into_iter().filter_map(|row| Some((row.try_get(0).ok()?, row))).collect();
+        for (nth, (entry, answer)) in (1..).zip(lost) {
+            match found.remove(&nth).map(|row| rival(&row, &entry)) {
+                Some(Ok(Some(Written::Done))) => ours.push((entry, answer)),
+                Some(Ok(Some(written))) => tell(answer, Ok(Answer::Written(written))),
+                Some(Ok(None)) | None => again.push((entry, answer)),
+                Some(Err(error)) => tell(answer, Err(error)),
+            }
+        }
+        self.confirm(ours, until).await;
+        if !again.is_empty()
+            && let Err(error) = self.current(until).await
+        {
+            fail(again, &error);
+            return None;
+        }
+        Some(again)
+    }
+
+    async fn update(&mut self, waiting: Vec<Waiting>, until: Instant) {
+        let (unfit, waiting) = self.begin(waiting);
+        for ((_, answer), error) in unfit {
+            tell(answer, Err(error));
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        match self.change(&waiting, until).await {
+            Ok((written, stored)) => self.changed(waiting, &written, &stored, until).await,
+            Err(Failed::Error(error)) => fail(waiting, &error),
+            // One of them opens an operation whose slot is taken: each alone.
+            Err(Failed::Taken) => {
+                for one in waiting {
+                    self.update_one(one, until).await;
+                }
+            }
+        }
+    }
+
+    async fn update_one(&mut self, one: Waiting, until: Instant) {
+        let mut waiting = vec![one];
+        for _ in 0..ROUNDS_MAX {
+            match self.change(&waiting, until).await {
+                Ok((written, stored)) => return self.changed(waiting, &written, &stored, until).await,
+                Err(Failed::Error(error)) => return fail(waiting, &error),
+                Err(Failed::Taken) => {
+                    let Some((entry, _)) = waiting.first() else { return };
+                    let transaction = entry.operation.transaction.as_str().to_owned();
+                    let found = self.line.look(rows::OPEN_ON, &[(&transaction, Type::TEXT)], until).await;
+                    let open =
+                        found.and_then(|found| found.first().map(|row| rows::entry(row, 0)).transpose());
+                    match open {
+                        // It is free by now.
+                        Ok(None) => {}
+                        Ok(Some(open)) => {
+                            for (_, answer) in waiting.drain(..) {
+                                tell(answer, Ok(Answer::Written(Written::Busy(Box::new(open.clone())))));
+                            }
+                            return;
+                        }
+                        Err(error) => return fail(waiting, &error),
+                    }
+                }
+            }
+        }
+        fail(waiting, &Error::Unavailable("others were in the way".to_owned()));
+    }
+
+    /// Which were written, and which are there by an earlier try.
+    async fn change(
+        &mut self,
+        waiting: &[Waiting],
+        until: Instant,
+    ) -> Result<(HashSet<usize>, HashSet<usize>), Failed> {
+        let columns = Columns::of(waiting.iter().map(|(entry, _)| &**entry)).map_err(Failed::Error)?;
+        let epoch = self.inner.epoch();
+        let ran = self.line.statement(rows::UPDATE, &columns.parameters(&epoch), until).await?;
+        let numbers =
+            ran.rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok());
+        let written: HashSet<usize> = numbers.collect();
+        let mut stored = HashSet::new();
+        if written.len() < waiting.len() && ran.repeated {
+            let ids: Vec<Uuid> = waiting.iter().map(|(entry, _)| rows::uuid(entry.id)).collect();
+            let sql = "SELECT u.n FROM unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY AS u (id, checksum, n)
+                       JOIN payops.operations o ON o.id = u.id AND o.checksum = u.checksum";
+            let parameters: &[Parameter<'_>] =
+                &[(&ids, Type::UUID_ARRAY), (&columns.checksum, Type::BYTEA_ARRAY)];
+            let found = self.line.look(sql, parameters, until).await.map_err(Failed::Error)?;
+            let numbers =
+                found.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok());
+            stored.extend(numbers.filter(|nth| !written.contains(nth)));
+        }
+        Ok((written, stored))
+    }
+
+    async fn changed(
+        &mut self,
+        waiting: Vec<Waiting>,
+        written: &HashSet<usize>,
+        stored: &HashSet<usize>,
+        until: Instant,
+    ) {
+        let (won, others) = part(waiting.into_iter().enumerate().collect(), |(nth, _)| written.contains(nth));
+        let (ours, stale) = part(others, |(nth, _)| stored.contains(nth));
+        let plain = |list: Vec<(usize, Waiting)>| list.into_iter().map(|(_, one)| one).collect::<Vec<_>>();
+        self.done(plain(won));
+        self.confirm(plain(ours), until).await;
+        if stale.is_empty() {
+            return;
+        }
+        // Nothing is stale for good where the whole journal is another one.
+        let current = self.current(until).await;
+        for (_, (_, answer)) in stale {
+            tell(answer, current.clone().map(|()| Answer::Written(Written::Stale)));
+        }
+    }
+
+    /// Parts those that may not begin now from the rest.
+    fn begin(&self, waiting: Vec<Waiting>) -> (Vec<(Waiting, Error)>, Vec<Waiting>) {
+        let unfit = self.inner.unfit();
+        let (mut refused, mut rest) = (Vec::new(), Vec::new());
+        for one in waiting {
+            match &unfit {
+                // What is under way is concluded in any case.
+                Some(error) if one.0.state.is_sending() => refused.push((one, error.clone())),
+                _ => rest.push(one),
+            }
+        }
+        (refused, rest)
+    }
+
+    fn done(&self, written: Vec<Waiting>) {
+        if let Some((entry, _)) = written.last() {
+            self.inner.acknowledge(entry.id, entry.revision);
+        }
+        self.inner.changed(written.iter().map(|(entry, _)| (entry.id, entry.revision)));
+        for (_, answer) in written {
+            tell(answer, Ok(Answer::Written(Written::Done)));
+        }
+    }
+
+    /// They are there; a commit after theirs shows that they stay.
+    async fn confirm(&mut self, ours: Vec<Waiting>, until: Instant) {
+        if ours.is_empty() {
+            return;
+        }
+        match self.beat(until).await {
+            Ok(()) => self.done(ours),
+            Err(error) => fail(ours, &Error::Unconfirmed(error.to_string())),
+        }
+    }
+
+    async fn forget(&mut self, before: Timestamp, most: usize, until: Instant) -> Result<usize, Error> {
+        let (most, epoch) = (i64::try_from(most).unwrap_or(i64::MAX), self.inner.epoch());
+        let parameters: &[Parameter<'_>] =
+            &[(&before.0, Type::INT8), (&most, Type::INT8), (&epoch, Type::INT8)];
+        match self.line.statement(rows::FORGET, parameters, until).await {
+            Ok(ran) => Ok(ran.rows.len()),
+            Err(Failed::Error(error)) => Err(error),
+            Err(Failed::Taken) => Err(Error::Corrupt("forgetting took a key".to_owned())),
+        }
+    }
+
+    async fn beat(&mut self, until: Instant) -> Result<(), Error> {
+        let (id, epoch) = (self.id, self.inner.epoch());
+        let parameters: &[Parameter<'_>] = &[(&id, Type::UUID), (&epoch, Type::INT8)];
+        match self.line.statement(rows::BEAT, parameters, until).await {
+            Ok(ran) if ran.rows.is_empty() => self.current(until).await,
+            Ok(_) => Ok(()),
+            Err(Failed::Error(error)) => Err(error),
+            Err(Failed::Taken) => Err(Error::Unavailable("others were in the way".to_owned())),
+        }
+    }
+
+    /// An error if this is no longer the journal that this process began with.
+    async fn current(&mut self, until: Instant) -> Result<(), Error> {
+        let found = self.line.look("SELECT epoch FROM payops.meta", &[], until).await?;
+        let epoch = found.first().map(|row| get(row, 0)).transpose()?;
+        self.inner.require_epoch(epoch)
+    }
+}
+
+/// What an insert is told of the row that stood in its way.
+fn rival(row: &Row, entry: &Entry) -> Result<Option<Written>, Error> {
+    if get::<Option<bool>>(row, 3)? == Some(true) {
+        return Ok(Some(Written::Forgotten(Tombstone { state: get(row, 4)? })));
+    }
+    if get::<Option<&str>>(row, 1)?.is_some() {
+        let other = rows::entry(row, 1)?;
+        // The same write again: a repeat of one that was not acknowledged.
+        let same = other.nonce == entry.nonce;
+        return Ok(Some(if same { Written::Done } else { Written::KeyTaken(Box::new(other)) }));
+    }
+    if get::<Option<&str>>(row, 5)?.is_some() {
+        return Ok(Some(Written::Busy(Box::new(rows::entry(row, 5)?))));
+    }
+    Ok(None)
+}
+
+fn part<T>(list: Vec<T>, first: impl FnMut(&T) -> bool) -> (Vec<T>, Vec<T>) {
+    list.into_iter().partition(first)
+}
+
+fn fail(waiting: Vec<Waiting>, error: &Error) {
+    for (_, answer) in waiting {
+        tell(answer, Err(error.clone()));
+    }
+}
+
+/// Who stopped waiting reads the entry later.
+fn tell(answer: oneshot::Sender<Result<Answer, Error>>, result: Result<Answer, Error>) {
+    drop(answer.send(result));
+}

@@ -1,0 +1,237 @@
+//! PostgreSQL servers of one's own: a primary with a synchronous standby, which
+//! the tests of one process share, and others that a test may stop.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use payops::config::{Postgres, Source};
+use secrecy::SecretString;
+
+/// How long a server may take to start or to end.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The service's role and its password.
+pub const ROLE: &str = "payops";
+const PASSWORD: &str = "s3cret";
+
+/// A primary and, if wanted, its standby.
+pub struct Cluster {
+    pub primary: Server,
+    pub standby: Option<Server>,
+}
+
+/// One server; ends with this process at the latest.
+pub struct Server {
+    directory: PathBuf,
+    pub port: u16,
+    running: Option<Child>,
+}
+
+/// The one that tests share; nobody stops it.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(Cluster::start)
+}
+
+impl Cluster {
+    /// A primary with a synchronous standby.
+    pub fn start() -> Self {
+        let mut cluster = Self::start_alone();
+        let standby = Server::copy_of(&cluster.primary);
+        cluster.standby = Some(standby);
+        cluster.primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        cluster.primary.sql("postgres", "SELECT pg_reload_conf()");
+        cluster.primary.until("SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'sync'");
+        cluster
+    }
+
+    /// A primary whose machine nothing outlives.
+    pub fn start_alone() -> Self {
+        let primary = Server::new();
+        primary.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"));
+        primary.sql("postgres", &format!("GRANT pg_read_all_stats TO {ROLE}"));
+        Self { primary, standby: None }
+    }
+
+    /// An empty database of one's own, which the service's role may change.
+    pub fn database(&self) -> Postgres {
+        let name = format!("t{}", uuid::Uuid::new_v4().simple());
+        self.primary.sql("postgres", &format!("CREATE DATABASE {name} OWNER {ROLE}"));
+        self.at(&name)
+    }
+
+    /// How a database is reached, on whichever server takes writes.
+    pub fn at(&self, name: &str) -> Postgres {
+        let servers = std::iter::once(&self.primary).chain(&self.standby);
+        let hosts: Vec<_> = servers.map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        Postgres {
+            url: format!("postgres://{ROLE}@{}/{name}", hosts.join(",")),
+            password: Some(Source::Value(SecretString::from(PASSWORD))),
+            ca_file: None,
+            connections_max: 4,
+            without_standby: false,
+            migrate: true,
+            commit_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The database that an address names.
+pub fn name(database: &Postgres) -> &str {
+    database.url.rsplit('/').next().unwrap()
+}
+
+impl Server {
+    fn new() -> Self {
+        let directory = directory();
+        let data = directory.join("data");
+        let mut command = program("initdb");
+        command
+            .args(["-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "-N", "-D"])
+            .arg(&data);
+        run(&mut command);
+        let settings = "fsync = off\nwal_level = replica\nmax_connections = 200\nshared_buffers = 32MB\n\
+                        listen_addresses = '127.0.0.1'\nwal_keep_size = 64MB\n";
+        let mut file = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
+        let mut server = Self { directory, port: free_port(), running: None };
+        server.start();
+        server
+    }
+
+    /// A standby that follows `primary`.
+    fn copy_of(primary: &Self) -> Self {
+        let directory = directory();
+        let mut command = program("pg_basebackup");
+        command.arg("-h").arg(&primary.directory).args(["-p", &primary.port.to_string(), "-U", "postgres"]);
+        command.args(["-R", "-c", "fast", "-D"]).arg(directory.join("data"));
+        run(&mut command);
+        let mut server = Self { directory, port: free_port(), running: None };
+        server.start();
+        server
+    }
+
+    pub fn start(&mut self) {
+        // Whatever becomes of this process, the server ends when its pipe does,
+        // and leaves nothing behind unless it was told to.
+        let script = "\"$0\" -D \"$1/data\" -p \"$2\" -k \"$1\" >>\"$1/log\" 2>&1 & server=$!; read word; \
+                      kill -QUIT $server; wait $server; [ \"$word\" = keep ] || rm -rf \"$1\"";
+        let mut command = as_postgres("sh");
+        command.args(["-c", script]).arg(path_of("postgres")).arg(&self.directory).arg(self.port.to_string());
+        let child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        self.running = Some(child);
+        self.until("SELECT true");
+    }
+
+    /// As if its machine had failed. What it wrote stays.
+    pub fn stop(&mut self) {
+        let mut child = self.running.take().expect("it runs");
+        child.stdin.take().unwrap().write_all(b"keep\n").unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Takes over from the primary that it followed.
+    pub fn promote(&self) {
+        self.sql("postgres", "SELECT pg_promote()");
+        self.until("SELECT NOT pg_is_in_recovery()");
+    }
+
+    /// Runs statements as the superuser, and gives what they print.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database, sql).output().unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Waits until a query says that it is so.
+    pub fn until(&self, sql: &str) {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let output = self.psql("postgres", sql).output().unwrap();
+            if output.status.success() && output.stdout.starts_with(b"t") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        panic!("{sql}: did not come about\n{log}");
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Command {
+        let mut command = program("psql");
+        command.arg("-h").arg(&self.directory).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-XAtq",
+        ]);
+        command.args(["-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            drop(child.stdin.take());
+            drop(child.wait());
+        }
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+fn directory() -> PathBuf {
+    let directory = tempfile::Builder::new().prefix("payops-pg-").tempdir().unwrap().keep();
+    if is_root() {
+        run(Command::new("chown").arg("postgres:").arg(&directory));
+    }
+    directory
+}
+
+/// PostgreSQL refuses to run as root.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn as_postgres(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = if is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.current_dir("/");
+    command
+}
+
+fn program(name: &str) -> Command {
+    as_postgres(path_of(name))
+}
+
+/// Debian keeps them out of the path.
+fn path_of(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
+    found.retain(|path| path.is_file());
+    found.sort();
+    found.pop().unwrap_or_else(|| name.into())
+}
+
+fn run(command: &mut Command) {
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}: tests/run installs it"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
