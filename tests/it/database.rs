@@ -130,6 +130,23 @@ impl Server {
         self.until("SELECT true");
     }
 
+    /// From now on speaks TLS, too, with this certificate and key (PEM).
+    pub fn use_tls(&self, certificate: &str, key: &str) {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = self.directory.join(name);
+            fs::write(&file, text).unwrap();
+            run(Command::new("chmod").arg("600").arg(&file));
+            if is_root() {
+                run(Command::new("chown").arg("postgres:").arg(&file));
+            }
+            let setting = if name == "server.crt" { "ssl_cert_file" } else { "ssl_key_file" };
+            self.sql("postgres", &format!("ALTER SYSTEM SET {setting} = '{}'", file.display()));
+        }
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        self.until("SELECT current_setting('ssl') = 'on'");
+    }
+
     /// As if its machine had failed. What it wrote stays.
     pub fn stop(&mut self) {
         let mut child = self.running.take().expect("it runs");

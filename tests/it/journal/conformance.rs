@@ -163,7 +163,12 @@ async fn a_change_is_written_over_its_own_revision_alone(journal: &impl Journal,
         "there is nothing to change"
     );
     insert(journal, &entry).await;
-    let released = change(journal, &entry, &not_sent(), now).await;
+    // A view of the same attempt, from before a change.
+    let doubted = change(journal, &entry, &Event::doubted("no answer"), now).await;
+    assert_eq!(journal.update(after(&entry, &not_sent(), now)).await.unwrap(), Written::Stale);
+    assert_eq!(journal.get(entry.id).await.unwrap(), Some(doubted.clone()));
+    let over = Event::NeverHappened { why: "absent".to_owned() };
+    let released = change(journal, &doubted, &over, now).await;
     let again = change(journal, &released, &retried(now), now).await;
     assert_eq!(again.attempt, 2);
     // A view from before the second attempt.

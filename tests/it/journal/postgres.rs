@@ -362,3 +362,33 @@ async fn every_query_of_the_page_runs_and_a_key_takes_the_bytes_that_are_told() 
     assert!(PAGE.contains("some 400 bytes with its indexes"));
     assert!((300..=500).contains(&forgotten), "{forgotten}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_spoken_to_by_tls_and_its_name_is_verified() {
+    let cluster = Cluster::start_alone();
+    let folder = tempfile::tempdir().unwrap();
+    let self_signed = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (ours, another) = (self_signed(), self_signed());
+    let files = [("ours", &ours), ("another", &another)].map(|(name, certified)| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, certified.cert.pem()).unwrap();
+        file
+    });
+    cluster.primary.use_tls(&ours.cert.pem(), &ours.signing_key.serialize_pem());
+    let mut settings = settings(cluster.database());
+    settings.postgres.without_standby = true;
+    let by_address = settings.postgres.url.clone();
+    settings.postgres.url = by_address.replace("127.0.0.1", "localhost");
+    settings.postgres.ca_file = Some(files[0].clone());
+    let (journal, _) = open(&settings).await;
+    journal.check().await.unwrap();
+    let sessions =
+        "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'payops'";
+    assert_eq!(cluster.primary.sql("postgres", sessions), "t", "every session");
+    for (url, ca_file) in [(&settings.postgres.url, &files[1]), (&by_address, &files[0])] {
+        let mut wrong = settings.clone();
+        (wrong.postgres.url, wrong.postgres.ca_file) = (url.clone(), Some(ca_file.clone()));
+        let why = refused(&wrong).await;
+        assert!(why.contains("certificate"), "{url}: {why}");
+    }
+}
