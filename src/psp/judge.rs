@@ -250,10 +250,7 @@ fn marked(sought: &Sought<'_>, event: &Event) -> bool {
         Kind::Capture | Kind::Refund => {
             event.event_reference.as_deref().is_some_and(|reference| sought.tag.marks(reference))
         }
-        Kind::Void => event
-            .user_agent
-            .as_deref()
-            .is_some_and(|agent| agent.split([' ', '/']).any(|word| word == sought.tag.as_str())),
+        Kind::Void => event.names(sought.tag),
     }
 }
 
@@ -294,24 +291,15 @@ fn is_decline(error: &PspError) -> bool {
 }
 
 /// Whether the correction agrees with the events: with those up to its own, or
-/// with all that are there now. The order of events is not promised: they are
-/// put in order by their times, and by their places only where those are equal
-/// or missing [D 12 #19].
+/// with all that are there now.
 fn fits(correction: Correction, of: &Event, transaction: &Transaction) -> bool {
-    let at = transaction.events.iter().position(|event| std::ptr::eq(event, of)).unwrap_or_default();
     let agrees = |sums: crate::payment::outcome::Sums| {
         let open = sums.authorized.saturating_sub(sums.captured);
         let captures =
             correction.remaining_capture == sums.capturable || correction.remaining_capture == open;
         captures && correction.remaining_refund == sums.refundable
     };
-    let time = |event: &Event| event.created_at.as_deref()?.parse::<jiff::Timestamp>().ok();
-    let until =
-        transaction.events.iter().enumerate().filter(|(place, event)| match (time(event), time(of)) {
-            (Some(its), Some(that)) if its != that => its < that,
-            _ => *place <= at,
-        });
-    agrees(transaction.sums()) || agrees(transaction.sums_of(until.map(|(_, event)| event)))
+    agrees(transaction.sums()) || agrees(transaction.sums_with(of))
 }
 
 fn proof(done: &[&Event], amount: i64, transaction: &Transaction) -> Proof {

@@ -1,7 +1,10 @@
 //! A transaction as far as payops looks at it. Customer data is not here, so
 //! it cannot leak.
 
-use crate::payment::outcome::{PspError, Sums};
+use crate::payment::{
+    id::Tag,
+    outcome::{PspError, Sums},
+};
 
 /// A payment at the PSP [D 4].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +88,19 @@ pub struct Correction {
     pub remaining_refund: i64,
 }
 
+impl Event {
+    /// When, as far as its text says so.
+    pub fn time(&self) -> Option<jiff::Timestamp> {
+        self.created_at.as_deref()?.parse().ok()
+    }
+
+    /// Whether its user agent names the tag: the only mark of a void [D 5.2].
+    pub fn names(&self, tag: &Tag) -> bool {
+        let agent = self.user_agent.as_deref().unwrap_or_default();
+        agent.split([' ', '/']).any(|word| word == tag.as_str())
+    }
+}
+
 impl Transaction {
     /// The sums over all successful events [D 5.4]. INITIATE_ events are not
     /// counted, they would count twice.
@@ -92,8 +108,21 @@ impl Transaction {
         self.sums_of(self.events.iter())
     }
 
+    /// The sums as they were with the event, one of these. The order of events is
+    /// not promised: they are put in order by their times, and by their places
+    /// only where those are equal or missing [D 12 #19].
+    pub fn sums_with(&self, last: &Event) -> Sums {
+        let at = self.events.iter().position(|event| std::ptr::eq(event, last)).unwrap_or_default();
+        let until =
+            self.events.iter().enumerate().filter(|(place, event)| match (event.time(), last.time()) {
+                (Some(its), Some(that)) if its != that => its < that,
+                _ => *place <= at,
+            });
+        self.sums_of(until.map(|(_, event)| event))
+    }
+
     /// The sums over some of the events.
-    pub fn sums_of<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Sums {
+    fn sums_of<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Sums {
         let (mut captured, mut refunded, mut released) = (0_i64, 0_i64, false);
         for event in events.filter(|event| event.success == Some(true)) {
             let amount = event.amount.unwrap_or_default();

@@ -95,7 +95,7 @@ fn owned_by(entry: &Entry, on: &Transaction) -> Vec<bool> {
     let marks = marks(&sought(entry, &tag), on);
     // A final capture may release the rest in an event of its own [D 12 #8].
     let releases = matches!(&entry.operation.action, Action::Capture(capture) if capture.final_capture);
-    let of_release = |event: &Event| releases && event.name == "VOID" && names(event, &tag);
+    let of_release = |event: &Event| releases && event.name == "VOID" && event.names(&tag);
     on.events.iter().zip(marks).map(|(event, mark)| mark.is_some() || of_release(event)).collect()
 }
 
@@ -126,11 +126,6 @@ fn is_ours_or_begun_by_us(event: &Event, on: &Transaction) -> bool {
         begun.request_id.is_some() && begun.request_id == event.correlation_request_id && is_ours(begun)
     };
     is_ours(event) || on.events.iter().any(begun)
-}
-
-fn names(event: &Event, tag: &Tag) -> bool {
-    let agent = event.user_agent.as_deref().unwrap_or_default();
-    agent.split([' ', '/']).any(|word| word == tag.as_str())
 }
 
 /// Compares one entry with what the transaction shows of it. What is open is
@@ -196,14 +191,9 @@ fn is_withdrawn(on: &Transaction) -> bool {
         correction.remaining_refund != sums.refundable
             || correction.remaining_capture > sums.authorized.saturating_sub(sums.captured)
     };
-    on.events.iter().enumerate().any(|(place, event)| {
+    on.events.iter().any(|event| {
         let Some(correction) = event.correction else { return false };
-        let until = on.events.iter().enumerate().filter(|(at, other)| match (time(other), time(event)) {
-            (Some(its), Some(that)) if its != that => its < that,
-            _ => *at <= place,
-        });
-        let then = on.sums_of(until.map(|(_, event)| event));
-        takes_back(correction, then) && takes_back(correction, on.sums())
+        takes_back(correction, on.sums_with(event)) && takes_back(correction, on.sums())
     })
 }
 
@@ -211,13 +201,8 @@ impl Times {
     /// Whether the entry of an event would be known. An event without a time is
     /// not excused by its age.
     fn knows(self, event: &Event) -> bool {
-        time(event).is_none_or(|at| at >= self.known_since)
+        event.time().is_none_or(|at| Timestamp(at.as_millisecond()) >= self.known_since)
     }
-}
-
-fn time(event: &Event) -> Option<Timestamp> {
-    let at = event.created_at.as_deref()?.parse::<jiff::Timestamp>().ok()?;
-    Some(Timestamp(at.as_millisecond()))
 }
 
 /// An event, for people.
