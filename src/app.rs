@@ -138,8 +138,7 @@ async fn serve_from<J: Journal>(
         limits.resend(&conclude),
         config.read_back.in_flight_max,
     );
-    let settles = config.exactly_once.settle_max.saturating_add(config.exactly_once.read_lag_max);
-    let reviews = Reviews::new(conclude.clone(), settles, stop.clone());
+    let reviews = Reviews::new(conclude.clone(), config.exactly_once.settles(), stop.clone());
     let operations =
         Operations::new(conclude.clone(), read_back.clone(), &limits, tasks.clone(), stop.clone());
     let health = Health::new(&[SERVICE, REVIEW_SERVICE], stop.clone());
@@ -237,7 +236,7 @@ fn sweep<J: Journal>(
         every: sweep.every,
         look_back: sweep.look_back,
         look_back_after_loss: sweep.look_back_after_loss,
-        settles: exactly_once.settle_max.saturating_add(exactly_once.read_lag_max),
+        settles: exactly_once.settles(),
         open_max: exactly_once.accepted_review_after,
         // In a database there is no place beside the journal: each start looks
         // back as far as it is told.

@@ -62,7 +62,7 @@ pub struct Shown {
 }
 
 /// How far the other clock may be from where it is expected before it counts
-/// as set by hand; and how long its answer may take.
+/// as set by hand.
 const FOLLOW_MAX: Duration = Duration::from_secs(2);
 /// The longest answer that is used.
 pub const ANSWER_MAX: Duration = Duration::from_secs(1);

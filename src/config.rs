@@ -213,6 +213,13 @@ pub struct ExactlyOnce {
     pub key_clock_leeway: Duration,
 }
 
+impl ExactlyOnce {
+    /// Within this time what arrived at the PSP has taken effect and shows, or never does (A4, A5).
+    pub fn settles(&self) -> Duration {
+        self.settle_max.saturating_add(self.read_lag_max)
+    }
+}
+
 /// How outcomes in doubt are read back.
 #[derive(Clone, Debug)]
 pub struct ReadBack {

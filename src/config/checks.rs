@@ -152,7 +152,7 @@ fn journal(config: &Config, reader: &mut Reader) {
         let problem = format!("{quiet} is longer than exactly_once.loss_fence ({fence})");
         reader.mistakes.add("exactly_once.loss_quiet", problem, "lower it, or raise exactly_once.loss_fence");
     }
-    let shows = exactly_once.settle_max.saturating_add(exactly_once.read_lag_max);
+    let shows = exactly_once.settles();
     let keys = ["exactly_once.loss_quiet", "exactly_once.settle_max", "exactly_once.read_lag_max"];
     if quiet < shows && !is_loopback(&config.psp.base_url) && sound(reader, &keys) {
         let (quiet, shows) = (show_duration(quiet), show_duration(shows));
@@ -186,7 +186,7 @@ fn schedule(config: &Config, reader: &mut Reader) {
 /// What shows after a comparison has to be seen by the next one.
 fn sweep(config: &Config, reader: &mut Reader) {
     let Config { sweep, exactly_once, .. } = config;
-    let gap = sweep.every + exactly_once.settle_max + exactly_once.read_lag_max;
+    let gap = sweep.every + exactly_once.settles();
     let keys = ["sweep.look_back", "sweep.every", "exactly_once.settle_max", "exactly_once.read_lag_max"];
     if !sweep.every.is_zero() && sweep.look_back < gap && sound(reader, &keys) {
         let problem = format!(

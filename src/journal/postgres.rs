@@ -42,7 +42,7 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tokio_postgres::types::Type;
+use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
@@ -166,6 +166,13 @@ impl Postgres {
         }
     }
 
+    /// The row of a key: its entry, or that it is forgotten.
+    async fn by_key(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Row>, Error> {
+        let (caller, key) = (caller.as_str(), key.as_str());
+        let parameters: &[Parameter<'_>] = &[(&caller, Type::TEXT), (&key, Type::TEXT)];
+        Ok(self.shared.inner.read(rows::BY_KEY, parameters).await?.into_iter().next())
+    }
+
     async fn one(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Entry>, Error> {
         let found = self.shared.inner.read(sql, parameters).await?;
         found.first().map(|row| rows::entry(row, 0)).transpose()
@@ -174,11 +181,8 @@ impl Postgres {
 
 impl Journal for Postgres {
     async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
-        let (caller, key) = (caller.as_str(), key.as_str());
-        let found =
-            self.shared.inner.read(rows::BY_KEY, &[(&caller, Type::TEXT), (&key, Type::TEXT)]).await?;
-        match found.first() {
-            Some(row) if !get::<bool>(row, 2)? => rows::entry(row, 0).map(Some),
+        match self.by_key(caller, key).await? {
+            Some(row) if !get::<bool>(&row, 2)? => rows::entry(&row, 0).map(Some),
             _ => Ok(None),
         }
     }
@@ -256,11 +260,8 @@ impl Journal for Postgres {
     }
 
     async fn tombstone(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
-        let (caller, key) = (caller.as_str(), key.as_str());
-        let found =
-            self.shared.inner.read(rows::BY_KEY, &[(&caller, Type::TEXT), (&key, Type::TEXT)]).await?;
-        match found.first() {
-            Some(row) if get::<bool>(row, 2)? => Ok(Some(Tombstone { state: get(row, 3)? })),
+        match self.by_key(caller, key).await? {
+            Some(row) if get::<bool>(&row, 2)? => Ok(Some(Tombstone { state: get(&row, 3)? })),
             _ => Ok(None),
         }
     }

@@ -107,14 +107,16 @@ pub(super) fn require_standby(status: &Status, settings: &Settings) -> Result<()
     }
 }
 
+/// Begins a transaction that no other start is in.
+async fn begin(connected: &Connected) -> Result<(), Error> {
+    let alone = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})");
+    connected.client.batch_execute(&alone).await.map_err(unavailable)
+}
+
 /// Compares the journal with what is said of it outside, and writes down what
 /// follows. Gives what it knows of itself from now on.
 pub(super) async fn open(connected: &Connected, settings: &Settings) -> Result<Meta, Error> {
-    let client = &connected.client;
-    client
-        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"))
-        .await
-        .map_err(unavailable)?;
+    begin(connected).await?;
     // Where this fails the session ends, and the transaction with it.
     let status = status(connected).await?;
     let meta = compare(&status, settings)?;
@@ -145,11 +147,7 @@ pub(super) async fn declare(
     known: &Meta,
     why: &str,
 ) -> Result<(), Error> {
-    let client = &connected.client;
-    client
-        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"))
-        .await
-        .map_err(unavailable)?;
+    begin(connected).await?;
     let status = status(connected).await?;
     let current = status.meta.clone().unwrap_or_else(|| known.clone());
     if current.epoch <= known.epoch {

@@ -6,10 +6,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 
-use crate::journal::postgres::{
-    connection::{Connected, NOTIFICATIONS_MAX, Purpose},
-    inner::Inner,
-    rows::Parameter,
+use crate::journal::{
+    Error,
+    postgres::{
+        connection::{Connected, NOTIFICATIONS_MAX, Purpose},
+        inner::Inner,
+        rows::Parameter,
+    },
 };
 use crate::payment::id::OperationId;
 
@@ -27,24 +30,25 @@ const CHANNEL: &str = "payops_changes";
 
 /// Looks at the database until it is stopped.
 pub(super) async fn examine(inner: Arc<Inner>) {
-    let mut tick = tokio::time::interval(EXAMINE_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        if let Err(error) = inner.look().await {
-            tracing::debug!(%error, "the database could not be looked at");
-        }
-    }
+    again_and_again(EXAMINE_EVERY, "the database could not be looked at", || inner.look()).await;
 }
 
 /// Looks at what is waited for until it is stopped.
 pub(super) async fn watch(inner: Arc<Inner>) {
-    let mut tick = tokio::time::interval(WATCH_EVERY);
+    let failed = "what is waited for could not be looked at";
+    again_and_again(WATCH_EVERY, failed, || inner.look_at_watched()).await;
+}
+
+async fn again_and_again<F>(every: Duration, failed: &'static str, look: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = inner.look_at_watched().await {
-            tracing::debug!(%error, "what is waited for could not be looked at");
+        if let Err(error) = look().await {
+            tracing::debug!(%error, "{failed}");
         }
     }
 }
