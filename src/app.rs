@@ -29,7 +29,7 @@ use crate::grpc::{
 use crate::health::Health;
 use crate::inbound::InboundLayer;
 use crate::journal::{
-    Journal,
+    Journal, Terms,
     embedded::{self, Embedded},
     entry::Schedule,
     postgres::{self, Postgres},
@@ -92,14 +92,17 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     };
     let doors = Doors { callers: Arc::new(callers), listener, webhook };
     let schedule = schedule(&config.read_back);
+    let terms = terms(config);
     match &config.journal.postgres {
         None => {
             let clock = Clock::system();
-            let journal = Embedded::open(&embedded_settings(config), &clock, &schedule)?;
+            let settings = embedded::Settings { directory: config.journal.directory.clone(), terms };
+            let journal = Embedded::open(&settings, &clock, &schedule)?;
             serve_from(config, doors, stop, (journal, clock, schedule)).await
         }
         Some(database) => {
-            let (journal, clock) = Postgres::open(&postgres_settings(config, database)).await?;
+            let settings = postgres::Settings { postgres: database.clone(), terms };
+            let (journal, clock) = Postgres::open(&settings).await?;
             serve_from(config, doors, stop, (journal, clock, schedule)).await
         }
     }
@@ -338,23 +341,9 @@ async fn broken<J: Journal>(journal: &J) {
     }
 }
 
-fn embedded_settings(config: &Config) -> embedded::Settings {
+fn terms(config: &Config) -> Terms {
     let Config { journal, exactly_once, .. } = config;
-    embedded::Settings {
-        directory: journal.directory.clone(),
-        new: journal.new,
-        generation: journal.generation,
-        retention: journal.retention,
-        loss_quiet: exactly_once.loss_quiet,
-        loss_fence: exactly_once.loss_fence,
-        key_clock_leeway: exactly_once.key_clock_leeway,
-    }
-}
-
-fn postgres_settings(config: &Config, database: &config::Postgres) -> postgres::Settings {
-    let Config { journal, exactly_once, .. } = config;
-    postgres::Settings {
-        postgres: database.clone(),
+    Terms {
         new: journal.new,
         generation: journal.generation,
         retention: journal.retention,

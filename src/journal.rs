@@ -10,6 +10,8 @@ mod hub;
 pub mod postgres;
 mod record;
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
@@ -90,6 +92,39 @@ pub trait Journal: Clone + Send + Sync + 'static {
     fn check(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
+/// What is said of a journal outside of it, wherever it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Nothing was ever sent: that there is no journal yet is no loss.
+    pub new: bool,
+    /// How often it was lost, from 1. Less than this in the journal: an older
+    /// copy.
+    pub generation: u32,
+    /// How long what is over is remembered.
+    pub retention: Duration,
+    /// How long after a loss nothing is sent under a key that may be older.
+    pub loss_quiet: Duration,
+    /// How long the token of a lost attempt may live.
+    pub loss_fence: Duration,
+    /// How far the clocks of those who mint keys may be ahead.
+    pub key_clock_leeway: Duration,
+}
+
+impl Terms {
+    /// Of a journal at its beginning, with the times that the configuration has
+    /// by default: for tests and trials.
+    pub fn beginning() -> Self {
+        Self {
+            new: true,
+            generation: 1,
+            retention: Duration::from_hours(90 * 24),
+            loss_quiet: Duration::from_mins(20),
+            loss_fence: Duration::from_hours(24),
+            key_clock_leeway: Duration::from_mins(10),
+        }
+    }
+}
+
 /// Which entries are asked for. What is not set does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -118,7 +153,7 @@ pub struct Loss {
     /// nothing is sent under a key that may be older than the loss.
     pub quiet_until: Timestamp,
     /// How far the clocks of those who mint keys may be ahead of ours.
-    pub clock_leeway: std::time::Duration,
+    pub clock_leeway: Duration,
 }
 
 impl Loss {

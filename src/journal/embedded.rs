@@ -50,7 +50,7 @@ use crate::journal::embedded::{
 };
 use crate::journal::entry::{Entry, Schedule};
 use crate::journal::hub::Hub;
-use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
+use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 pub use crate::journal::embedded::inspect::{Checked, Stats, backup, check, stats};
@@ -65,33 +65,14 @@ const READERS_MAX: usize = 4;
 pub struct Settings {
     /// The folder. One process owns it.
     pub directory: PathBuf,
-    /// Nothing was ever sent: an empty folder is no loss.
-    pub new: bool,
-    /// How often it was lost, from 1. Less than this in the file: an older copy.
-    pub generation: u32,
-    /// How long what is over is remembered.
-    pub retention: Duration,
-    /// How long after a loss nothing is sent under a key that may be older.
-    pub loss_quiet: Duration,
-    /// How long the token of a lost attempt may live.
-    pub loss_fence: Duration,
-    /// How far the clocks of those who mint keys may be ahead.
-    pub key_clock_leeway: Duration,
+    /// What is said of it outside.
+    pub terms: Terms,
 }
 
 impl Settings {
-    /// A journal at its beginning, and the times that the configuration has
-    /// by default: for tests and trials.
+    /// A journal at its beginning: for tests and trials.
     pub fn beginning(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            new: true,
-            generation: 1,
-            retention: Duration::from_hours(90 * 24),
-            loss_quiet: Duration::from_mins(20),
-            loss_fence: Duration::from_hours(24),
-            key_clock_leeway: Duration::from_mins(10),
-        }
+        Self { directory: directory.into(), terms: Terms::beginning() }
     }
 }
 
@@ -129,8 +110,8 @@ impl Embedded {
             opening::open(settings, clock.now(), schedule)?;
         let loss = meta.lost_at.map(|at| Loss {
             at,
-            quiet_until: at + settings.loss_quiet,
-            clock_leeway: settings.key_clock_leeway,
+            quiet_until: at + settings.terms.loss_quiet,
+            clock_leeway: settings.terms.key_clock_leeway,
         });
         let forgotten_before =
             Arc::new(AtomicI64::new(meta.forgotten_before.map_or(i64::MIN, |before| before.0)));
@@ -161,7 +142,7 @@ impl Embedded {
             broken,
             damaged: Mutex::default(),
             clock: clock.clone(),
-            retention: settings.retention,
+            retention: settings.terms.retention,
             loss,
             forgotten_before,
         };

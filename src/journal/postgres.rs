@@ -34,7 +34,6 @@ mod writer;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
@@ -56,7 +55,7 @@ use crate::journal::postgres::{
     rows::Parameter,
     writer::{Answer, Job, Write, Writer},
 };
-use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
+use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// Most writes that wait; more wait in their callers.
@@ -69,19 +68,8 @@ const NEWS_MAX: usize = 4096;
 pub struct Settings {
     /// How the database is reached.
     pub postgres: Connection,
-    /// Nothing was ever sent: a database without a journal is no loss.
-    pub new: bool,
-    /// How often it was lost, from 1. Less than this in the database: an older
-    /// copy.
-    pub generation: u32,
-    /// How long what is over is remembered.
-    pub retention: Duration,
-    /// How long after a loss nothing is sent under a key that may be older.
-    pub loss_quiet: Duration,
-    /// How long the token of a lost attempt may live.
-    pub loss_fence: Duration,
-    /// How far the clocks of those who mint keys may be ahead.
-    pub key_clock_leeway: Duration,
+    /// What is said of it outside.
+    pub terms: Terms,
 }
 
 /// A journal in a database.
@@ -140,7 +128,7 @@ impl Postgres {
         if let Some(lost_at) = journal.shared.inner.meta.lost_at {
             tracing::warn!(
                 lost_at = lost_at.0,
-                quiet_until = (lost_at + settings.loss_quiet).0,
+                quiet_until = (lost_at + settings.terms.loss_quiet).0,
                 "a journal was lost: keys that may be older wait, and cost a read each"
             );
         }
@@ -244,19 +232,19 @@ impl Journal for Postgres {
 
     fn loss(&self) -> Option<Loss> {
         let Inner { settings, meta, clock, .. } = &*self.shared.inner;
-        let quiet = |at: Timestamp| at + settings.loss_quiet;
+        let quiet = |at: Timestamp| at + settings.terms.loss_quiet;
         if settings.postgres.without_standby {
             // Whatever was acknowledged may be lost, at any time.
             let quiet_until = meta.lost_at.map_or(Timestamp(0), quiet);
             return Some(Loss {
                 at: Timestamp(i64::MAX),
                 quiet_until,
-                clock_leeway: settings.key_clock_leeway,
+                clock_leeway: settings.terms.key_clock_leeway,
             });
         }
         // Older keys than that are refused in any case.
-        let at = meta.lost_at.filter(|at| clock.now() < *at + settings.retention)?;
-        Some(Loss { at, quiet_until: quiet(at), clock_leeway: settings.key_clock_leeway })
+        let at = meta.lost_at.filter(|at| clock.now() < *at + settings.terms.retention)?;
+        Some(Loss { at, quiet_until: quiet(at), clock_leeway: settings.terms.key_clock_leeway })
     }
 
     async fn tombstone(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
@@ -267,7 +255,7 @@ impl Journal for Postgres {
     }
 
     async fn forget(&self, most: usize) -> Result<usize, Error> {
-        let before = self.shared.inner.clock.now() - self.shared.inner.settings.retention;
+        let before = self.shared.inner.clock.now() - self.shared.inner.settings.terms.retention;
         match self.write(Write::Forget(before, most)).await? {
             Answer::Forgotten(count) => Ok(count),
             Answer::Written(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
@@ -275,7 +263,7 @@ impl Journal for Postgres {
     }
 
     fn remembers_since(&self) -> Timestamp {
-        self.shared.inner.clock.now() - self.shared.inner.settings.retention
+        self.shared.inner.clock.now() - self.shared.inner.settings.terms.retention
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::clock::Clock;
+use crate::journal::Terms;
 use crate::journal::embedded::{self, Embedded};
 use crate::journal::entry::{Schedule, State};
 use crate::payment::{
@@ -97,7 +98,10 @@ fn room() -> Room {
 fn room_of(directory: tempfile::TempDir, new: bool) -> Room {
     let schedule = Schedule { first: Vec::new(), then: HOUR, jitter_percent: 0 };
     let clock = Clock::manual(NOW);
-    let settings = embedded::Settings { new, ..embedded::Settings::beginning(directory.path()) };
+    let settings = embedded::Settings {
+        directory: directory.path().to_owned(),
+        terms: Terms { new, ..Terms::beginning() },
+    };
     let journal = Embedded::open(&settings, &clock, &schedule).unwrap();
     let psp = Listing::default();
     let settings = Settings {

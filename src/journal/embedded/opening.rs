@@ -154,11 +154,11 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
     files.verify_log()?;
     let mut connection = schema::open_to_write(&files.journal)?;
     let known = if schema::is_empty(&connection)? { None } else { Some(verify(&connection)?) };
-    let loss = compare((settings.generation, settings.new), known.as_ref(), found)?;
+    let loss = compare((settings.terms.generation, settings.terms.new), known.as_ref(), found)?;
     schema::use_log(&connection)?;
 
     let mark = Mark::open(&files.mark).map_err(files.io("cannot write to"))?;
-    let generation = settings.generation;
+    let generation = settings.terms.generation;
     if known.is_none() {
         // Before there is a journal, or a crash in between would look like one
         // that was brought here without its mark.
@@ -189,7 +189,7 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
     if let Some(why) = loss {
         tracing::warn!(directory = %files.directory.display(), generation, why, "the journal was lost");
     }
-    if settings.new && commits > 1 {
+    if settings.terms.new && commits > 1 {
         tracing::warn!(
             "journal.new is set and the journal is there: remove it, or a loss will be taken for a beginning"
         );
@@ -254,7 +254,7 @@ pub(super) fn compare(
 /// What is open may have had a later attempt, of which nothing is known.
 fn fence(connection: &Connection, now: Timestamp, settings: &Settings) -> Result<(), Error> {
     for entry in rows::open(connection)? {
-        if let Some(next) = entry.after_loss(now, now + settings.loss_fence) {
+        if let Some(next) = entry.after_loss(now, now + settings.terms.loss_fence) {
             rows::update(connection, &next)?;
         }
     }

@@ -132,7 +132,7 @@ pub(super) async fn open(connected: &Connected, settings: &Settings) -> Result<M
     if let Some(why) = loss {
         tracing::warn!(generation = next.generation, why, "the journal was lost");
     }
-    if settings.new && status.meta.is_some() {
+    if settings.terms.new && status.meta.is_some() {
         tracing::warn!(
             "journal.new is set and the journal is there: remove it, or a loss will be taken for a beginning"
         );
@@ -171,11 +171,11 @@ enum Compared {
 }
 
 fn compare(status: &Status, settings: &Settings) -> Result<Compared, Error> {
-    let generation = i32::try_from(settings.generation).unwrap_or(i32::MAX);
+    let generation = i32::try_from(settings.terms.generation).unwrap_or(i32::MAX);
     let identity = status.identity.clone();
     let Some(meta) = &status.meta else {
         let meta = Meta { generation, epoch: 1, lost_at: None, identity };
-        return Ok(if settings.new {
+        return Ok(if settings.terms.new {
             Compared::Same(meta)
         } else {
             let meta = Meta { lost_at: Some(status.shown.now), ..meta };
@@ -226,7 +226,7 @@ async fn store(connected: &Connected, meta: &Meta) -> Result<(), Error> {
 /// What is open may have had a later attempt, of which nothing is known.
 async fn fence(connected: &Connected, settings: &Settings, now: Timestamp) -> Result<(), Error> {
     for entry in rows::open(&connected.client).await? {
-        if let Some(next) = entry.after_loss(now, now + settings.loss_fence) {
+        if let Some(next) = entry.after_loss(now, now + settings.terms.loss_fence) {
             rows::overwrite(&connected.client, &next).await?;
         }
     }

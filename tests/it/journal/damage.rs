@@ -86,7 +86,7 @@ impl Image {
     async fn is_refused(&self, what: &str) -> bool {
         let mut place = Place::new();
         // Whoever begins with an empty folder notices at once; nothing here may look like that.
-        place.settings.new = true;
+        place.settings.terms.new = true;
         place.clock.advance(100 * DAY);
         fs::create_dir(place.directory()).unwrap();
         for (name, bytes) in &self.files {

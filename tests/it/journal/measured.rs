@@ -41,7 +41,7 @@ async fn many_operations() {
     let began = Instant::now();
     embedded::backup(place.directory(), &place.folder.path().join("backup")).unwrap();
     println!("backup, with its check, in {:?}", began.elapsed());
-    place.clock.advance(place.settings.retention + Duration::from_secs(1));
+    place.clock.advance(place.settings.terms.retention + Duration::from_secs(1));
     let mut batches = 0_u32;
     let began = Instant::now();
     while batches < 1_000 && journal.forget(64).await.unwrap() > 0 {

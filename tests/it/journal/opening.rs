@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use payops::journal::entry::{Event, State};
-use payops::journal::{Error, Journal as _, embedded};
+use payops::journal::{Error, Journal as _, Terms, embedded};
 
 use super::{NOW, Place, change, copy, insert, minted, not_sent, proven, started};
 
@@ -13,20 +13,20 @@ async fn an_empty_folder_is_a_loss_unless_it_is_said_to_be_new() {
     let mut place = Place::new();
     assert_eq!(place.open().loss(), None);
     // The beginning is over: the journal knows so itself.
-    place.settings.new = false;
+    place.settings.terms.new = false;
     assert_eq!(place.open().loss(), None);
 
     let mut lost = Place::new();
-    lost.settings.new = false;
+    lost.settings.terms.new = false;
     let loss = lost.open().loss().unwrap();
-    assert_eq!((loss.at, loss.quiet_until), (NOW, NOW + lost.settings.loss_quiet));
-    assert_eq!(loss.clock_leeway, lost.settings.key_clock_leeway);
+    assert_eq!((loss.at, loss.quiet_until), (NOW, NOW + lost.settings.terms.loss_quiet));
+    assert_eq!(loss.clock_leeway, lost.settings.terms.key_clock_leeway);
     // It is remembered, whatever is said afterwards.
     lost.clock.advance(Duration::from_hours(1));
-    lost.settings.new = true;
+    lost.settings.terms.new = true;
     assert_eq!(lost.open().loss().unwrap().at, NOW);
     // Until every key that may come back is refused for its age.
-    lost.clock.advance(lost.settings.retention.saturating_sub(Duration::from_hours(2)));
+    lost.clock.advance(lost.settings.terms.retention.saturating_sub(Duration::from_hours(2)));
     assert!(lost.open().loss().is_some());
     lost.clock.advance(Duration::from_hours(1));
     assert_eq!(lost.open().loss(), None);
@@ -53,7 +53,7 @@ async fn a_generation_below_the_configured_one_is_an_older_copy() {
         insert(&journal, &started("sending", NOW)).await;
     }
     place.clock.advance(Duration::from_hours(5));
-    place.settings.generation = 2;
+    place.settings.terms.generation = 2;
     let journal = place.open();
     assert_eq!(journal.loss().unwrap().at, later);
     let find = async |key: &str| {
@@ -62,7 +62,7 @@ async fn a_generation_below_the_configured_one_is_an_older_copy() {
     // A later attempt of what is open may be among what was lost.
     for key in ["doubted", "accepted", "review", "sending"] {
         let entry = find(key).await;
-        assert_eq!(entry.fence_at, later + place.settings.loss_fence, "{key}");
+        assert_eq!(entry.fence_at, later + place.settings.terms.loss_fence, "{key}");
         assert!(
             entry.history.iter().any(|change| change.why.as_deref().is_some_and(|why| why.contains("lost")))
         );
@@ -82,10 +82,10 @@ async fn a_generation_below_the_configured_one_is_an_older_copy() {
 #[tokio::test]
 async fn a_generation_above_the_configured_one_is_refused() {
     let mut place = Place::new();
-    place.settings.generation = 3;
-    place.settings.new = false;
+    place.settings.terms.generation = 3;
+    place.settings.terms.new = false;
     drop(place.open());
-    place.settings.generation = 2;
+    place.settings.terms.generation = 2;
     let refused = place.refused();
     assert!(refused.contains("Set journal.generation = 3"), "{refused}");
     assert!(refused.contains(place.directory().to_str().unwrap()), "{refused}");
@@ -107,7 +107,7 @@ async fn a_backup_is_a_loss_whatever_the_generation() {
         drop(journal);
 
         let mut other = Place::new();
-        other.settings.generation = generation;
+        other.settings.terms.generation = generation;
         fs::create_dir(other.directory()).unwrap();
         fs::copy(&file, other.directory().join("journal.sqlite")).unwrap();
         let stats = embedded::stats(other.directory()).unwrap();
@@ -138,7 +138,7 @@ async fn an_older_file_in_the_same_folder_is_noticed() {
         "{refused}"
     );
     // Said to be meant, it is a loss.
-    place.settings.generation = 2;
+    place.settings.terms.generation = 2;
     assert!(place.open().loss().is_some());
 }
 
@@ -148,7 +148,7 @@ async fn a_file_that_is_gone_is_noticed_even_if_the_journal_is_said_to_be_new() 
     insert(&place.open(), &started("k", NOW)).await;
     fs::remove_file(place.directory().join("journal.sqlite")).unwrap();
     assert!(place.refused().contains("were acknowledged"));
-    place.settings = embedded::Settings { generation: 2, new: false, ..place.settings };
+    place.settings.terms = Terms { generation: 2, new: false, ..place.settings.terms };
     assert!(place.open().loss().is_some());
 }
 
@@ -207,9 +207,9 @@ async fn a_journal_of_another_format_or_of_somebody_else_is_left_alone() {
 #[tokio::test]
 async fn a_key_of_after_the_loss_needs_no_look() {
     let mut place = Place::new();
-    place.settings.new = false;
+    place.settings.terms.new = false;
     let loss = place.open().loss().unwrap();
-    let (leeway, second) = (place.settings.key_clock_leeway, Duration::from_secs(1));
+    let (leeway, second) = (place.settings.terms.key_clock_leeway, Duration::from_secs(1));
     let now = NOW + Duration::from_hours(1);
     let is_after = |key: &str| loss.is_before(&key.parse().unwrap(), now);
     assert!(is_after(&minted(NOW + leeway + second)));

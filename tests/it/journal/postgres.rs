@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use payops::config::Postgres as Connection;
 use payops::journal::entry::Event;
 use payops::journal::postgres::{Postgres, Settings, migrate};
-use payops::journal::{Error, Journal as _, Written};
+use payops::journal::{Error, Journal as _, Terms, Written};
 
 use super::{DAY, PATIENCE, after, conformance, proven, started};
 use crate::database::{Cluster, name, shared};
@@ -15,15 +15,8 @@ use crate::support::eventually;
 const PAGE: &str = include_str!("../../../docs/journal-postgres.md");
 
 fn settings(database: Connection) -> Settings {
-    Settings {
-        postgres: database,
-        new: true,
-        generation: 1,
-        retention: conformance::RETENTION_DAYS * DAY,
-        loss_quiet: Duration::from_mins(10),
-        loss_fence: DAY,
-        key_clock_leeway: Duration::from_mins(10),
-    }
+    let retention = conformance::RETENTION_DAYS * DAY;
+    Settings { postgres: database, terms: Terms { retention, ..Terms::beginning() } }
 }
 
 async fn open(settings: &Settings) -> (Postgres, payops::clock::Clock) {
@@ -279,8 +272,8 @@ async fn a_raised_generation_is_a_loss_and_ends_those_that_knew_the_one_before()
     let (old, clock) = open(&settings).await;
     let entry = started("k", clock.now());
     assert_eq!(old.insert(entry.clone()).await.unwrap(), Written::Done);
-    settings.new = false;
-    settings.generation = 2;
+    settings.terms.new = false;
+    settings.terms.generation = 2;
     let (journal, clock) = open(&settings).await;
     let loss = journal.loss().expect("it was lost");
     assert!(loss.quiet_until > clock.now());
@@ -288,11 +281,11 @@ async fn a_raised_generation_is_a_loss_and_ends_those_that_knew_the_one_before()
     assert!(stale.is_err(), "{stale:?}");
     assert!(old.insert(started("new", clock.now())).await.is_err());
     assert!(old.is_broken());
-    settings.generation = 1;
+    settings.terms.generation = 1;
     let why = refused(&settings).await;
     assert!(why.contains("Set journal.generation = 2"), "{why}");
     // The same generation again is no further loss.
-    settings.generation = 2;
+    settings.terms.generation = 2;
     let (again, _) = open(&settings).await;
     assert_eq!(again.loss(), Some(loss));
 }
@@ -300,7 +293,7 @@ async fn a_raised_generation_is_a_loss_and_ends_those_that_knew_the_one_before()
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_new_installation_finds_no_journal_and_no_loss() {
     let mut settings = settings(shared().database());
-    settings.new = false;
+    settings.terms.new = false;
     let (journal, _) = open(&settings).await;
     assert!(journal.loss().is_some());
 }

@@ -46,7 +46,7 @@ async fn what_is_over_and_old_is_forgotten_and_nothing_else() {
         }
         kept
     };
-    place.clock.advance(place.settings.retention);
+    place.clock.advance(place.settings.terms.retention);
     assert_eq!(journal.forget(10).await.unwrap(), 0, "to the moment");
     place.clock.advance(Duration::from_secs(1));
     assert_eq!(journal.forget(1).await.unwrap(), 1, "not more than is asked for");
@@ -69,7 +69,7 @@ async fn a_key_leaves_a_tombstone_unless_its_age_tells() {
         insert(&journal, &entry).await;
         change(&journal, &entry, &proven(), NOW).await;
     }
-    place.clock.advance(place.settings.retention + DAY);
+    place.clock.advance(place.settings.terms.retention + DAY);
     assert_eq!(journal.forget(10).await.unwrap(), 3);
     drop(journal);
     assert_eq!(embedded::stats(place.directory()).unwrap().tombstones, 2);
@@ -90,7 +90,7 @@ async fn a_key_leaves_a_tombstone_unless_its_age_tells() {
 #[tokio::test]
 async fn a_longer_retention_brings_no_forgotten_key_back() {
     let mut place = Place::new();
-    place.settings.retention = 30 * DAY;
+    place.settings.terms.retention = 30 * DAY;
     let dated = started(&minted(NOW), NOW);
     {
         let journal = place.open();
@@ -100,7 +100,7 @@ async fn a_longer_retention_brings_no_forgotten_key_back() {
         assert_eq!(journal.forget(10).await.unwrap(), 1);
         assert_eq!(journal.remembers_since(), NOW + DAY);
     }
-    place.settings.retention = 90 * DAY;
+    place.settings.terms.retention = 90 * DAY;
     assert_eq!(place.open().remembers_since(), NOW + DAY);
 }
 
