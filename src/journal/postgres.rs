@@ -16,8 +16,8 @@
 //! - A loss is noticed at the start (a raised `journal.generation`, another
 //!   cluster, another timeline without a standby, no journal at all) and at each
 //!   new connection (the same, and a write that was acknowledged and is not
-//!   there). A process that was running then never writes again: see
-//!   [`opening`]. A copy that was restored together with its timeline, such as
+//!   there). A process that was running then never writes again. A
+//!   copy that was restored together with its timeline, such as
 //!   a snapshot of the disk, only the generation tells.
 //! - A key is never freed: forgetting an entry leaves its row, without content,
 //!   so that no insert can pass between the two.
