@@ -30,7 +30,7 @@ use crate::payment::{Command, Kind, fresh, outcome::Decline};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
 
 /// How long a caller waits whose key could not be looked up.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+pub const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// A command to be carried out, with the entry that a release left behind.
 #[derive(Clone, Debug)]

@@ -174,6 +174,7 @@ pub fn sought<'a>(entry: &'a Entry, tag: &'a crate::payment::id::Tag) -> Sought<
         tag,
         accepted_request_id: entry.accepted_request_id.as_deref(),
         ignored_events: &entry.ignored_events,
+        mixed: entry.resends > 0,
     }
 }
 

@@ -13,10 +13,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Layer, Service, ServiceExt as _};
 
-use crate::attempt::{Attempt, Attempted};
+use crate::attempt::{Attempt, Attempted, LOOK_AGAIN_AFTER};
 use crate::failure::Failure;
 use crate::journal::{
-    Journal,
+    Journal, Loss,
     entry::{Entry, State},
 };
 use crate::payment::{
@@ -113,6 +113,7 @@ where
 {
     async fn run(self, command: Command) -> Result<Answered, Failure> {
         let fingerprint = command.operation.fingerprint();
+        let loss = self.journal.loss();
         let lead = loop {
             match self.running.enter(&command, fingerprint) {
                 Place::Lead(lead) => break lead,
@@ -124,14 +125,31 @@ where
                     call.over.cancelled().await;
                     // Missing only by a defect.
                     let ended = call.ended.get().cloned().ok_or(Failure::Internal)?;
-                    return self.joined(&command, ended).await;
+                    let joined = self.joined(&command, ended).await;
+                    return self.unless_lost_since(loss, joined);
                 }
             }
         };
-        let answered = self.alone(command, fingerprint).await;
+        let answered = self.unless_lost_since(loss, self.alone(command, fingerprint).await);
         // The first and only value.
         drop(lead.call.ended.set(answered.clone()));
         answered
+    }
+
+    /// "Nothing was sent" and "no" are said of what the journal held when the
+    /// call began. Where it was lost since, another call may have sent under the
+    /// key meanwhile, and that be forgotten.
+    fn unless_lost_since(
+        &self,
+        loss: Option<Loss>,
+        answered: Result<Answered, Failure>,
+    ) -> Result<Answered, Failure> {
+        match answered {
+            Err(Failure::NotSent(..) | Failure::Refused(..)) if self.journal.loss() != loss => {
+                Err(Failure::JournalLost { retry_after: LOOK_AGAIN_AFTER })
+            }
+            other => other,
+        }
     }
 
     /// What a call that was joined came to may be old news, unless it is final:

@@ -27,6 +27,9 @@ pub struct Sought<'a> {
     pub accepted_request_id: Option<&'a str>,
     /// Failed events of earlier attempts: they say nothing about this one.
     pub ignored_events: &'a [String],
+    /// There may be events of more than one attempt (T12, or an attempt that
+    /// a lost journal knew): the failure of one is not the end of another.
+    pub mixed: bool,
 }
 
 /// What the evidence proves.
@@ -61,7 +64,8 @@ pub enum Verdict {
 }
 
 impl<'a> Sought<'a> {
-    /// What a fresh command looks for.
+    /// What a fresh command looks for. If there is anything, it is of attempts
+    /// that nobody remembers.
     pub fn of(command: &Command, tag: &'a Tag) -> Self {
         Self {
             kind: command.operation.kind(),
@@ -69,6 +73,7 @@ impl<'a> Sought<'a> {
             tag,
             accepted_request_id: None,
             ignored_events: &[],
+            mixed: true,
         }
     }
 }
@@ -140,13 +145,12 @@ fn judge_amount(sought: &Sought<'_>, name: &str, amount: i64, transaction: &Tran
         return Verdict::Proven(proof(&done, sum, transaction));
     }
     // Each beginning waits for one end: the one that names it, or else one that
-    // carries our mark and names none.
+    // carries our mark and names none, if only one attempt can have left it.
     let named = begun.iter().filter(|begun| {
         begun.request_id.is_some()
             && ours.iter().any(|event| event.correlation_request_id == begun.request_id)
     });
-    let nameless =
-        ours.iter().filter(|event| event.correlation_request_id.is_none() && !ignored(sought, event));
+    let nameless = ours.iter().filter(|event| may_end(sought, event));
     let unfinished = begun.len() > named.count().saturating_add(nameless.count());
     if sum > 0 || unfinished || ours.iter().any(|event| undecided(event)) {
         let request_id = begun.iter().find_map(|event| event.request_id.clone());
@@ -179,12 +183,8 @@ fn judge_void(sought: &Sought<'_>, transaction: &Transaction) -> Verdict {
     };
     if let Some(begun) = events("INITIATE_VOID").find(|begun| !finished(begun)) {
         // A failed void of ours that names no beginning may be its end.
-        let ended = events("VOID").any(|event| {
-            event.correlation_request_id.is_none()
-                && event.success == Some(false)
-                && marked(sought, event)
-                && !ignored(sought, event)
-        });
+        let ended = events("VOID")
+            .any(|event| event.success == Some(false) && marked(sought, event) && may_end(sought, event));
         if !ended {
             return Verdict::Accepted { request_id: begun.request_id.clone(), partly: false };
         }
@@ -257,6 +257,11 @@ fn marked(sought: &Sought<'_>, event: &Event) -> bool {
 /// A failed event of an earlier attempt says nothing about this one.
 fn ignored(sought: &Sought<'_>, event: &Event) -> bool {
     event.id.as_ref().is_some_and(|id| sought.ignored_events.contains(id))
+}
+
+/// Whether an event that names no beginning may be the end of one.
+fn may_end(sought: &Sought<'_>, event: &Event) -> bool {
+    event.correlation_request_id.is_none() && !ignored(sought, event) && !sought.mixed
 }
 
 /// An event of ours that says neither yes nor no: something is there, so it is

@@ -27,6 +27,7 @@ fn knowing(kind: Kind, transaction: &Transaction, accepted: Option<&str>, ignore
         tag: &tag,
         accepted_request_id: accepted,
         ignored_events: &ignored,
+        mixed: false,
     };
     judge(&sought, transaction)
 }
@@ -393,6 +394,7 @@ fn each_event_is_recognised_by_its_mark_or_by_the_request_that_it_completes() {
             tag: &tag,
             accepted_request_id: Some("r-2"),
             ignored_events: &[],
+            mixed: false,
         };
         let [by_tag, by_id] = [Some(Mark::Tag), Some(Mark::RequestId)];
         let expected = [by_tag, by_id, by_id, None, by_tag, None, None, by_id];
@@ -410,6 +412,27 @@ fn failures_of_earlier_attempts_say_nothing_about_this_one() {
         assert_eq!(judged(&[old.clone(), begun(kind, Some("r"))]), "accepted", "{kind}");
         assert_eq!(judged(&[old.clone(), failed(ours(kind), &["DECLINED"])]), "declined", "{kind}");
         assert_eq!(judged(&[old, ours(kind)]), "proven", "{kind}");
+    }
+}
+
+#[test]
+fn of_several_attempts_the_failure_of_one_is_not_the_end_of_another() {
+    for kind in [Kind::Capture, Kind::Refund, Kind::Void] {
+        let tag = tag();
+        let sought = Sought {
+            kind,
+            amount: (kind != Kind::Void).then_some(AMOUNT),
+            tag: &tag,
+            accepted_request_id: None,
+            ignored_events: &[],
+            mixed: true,
+        };
+        let judged = |events: &[Event]| word(&judge(&sought, &shown(kind, events)));
+        let failure = failed(ours(kind), &["DECLINED"]);
+        assert_eq!(judged(std::slice::from_ref(&failure)), "declined", "{kind}");
+        assert_eq!(judged(&[begun(kind, Some("r")), failure.clone()]), "accepted", "{kind}");
+        let named = failed(end_of(kind, "r"), &["DECLINED"]);
+        assert_eq!(judged(&[begun(kind, Some("r")), failure, named]), "declined", "{kind}");
     }
 }
 
