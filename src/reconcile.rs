@@ -24,7 +24,7 @@ use crate::journal::{
     Journal,
     entry::{Entry, Event, State},
 };
-use crate::payment::id::OperationId;
+use crate::payment::{fresh, id::OperationId};
 use crate::psp::{Psp, judge::judge};
 use crate::reconcile::decide::{Rules, decide, may_resend};
 
@@ -37,6 +37,10 @@ const LOOKS: usize = 4;
 
 /// How many each place for a read has waiting for it, at most.
 const BATCH: usize = 8;
+
+/// Out of how many times as many those are chosen: the more, the less often two
+/// processes choose the same.
+const CHOICE: usize = 8;
 
 /// Sends an operation in doubt once more (T12) and returns it as it stands then.
 pub type Resend = Arc<dyn Fn(Entry) -> BoxFuture<'static, Option<Entry>> + Send + Sync>;
@@ -51,6 +55,8 @@ struct Shared<J, P> {
     rules: Rules,
     resend: Resend,
     in_flight_max: usize,
+    /// Where in a backlog this process begins.
+    begins_at: u128,
     /// Reads on schedule: a limit of their own, below live traffic.
     scheduled: Arc<Semaphore>,
     /// Looks on schedule, from the read to its record.
@@ -70,6 +76,7 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
                 rules,
                 resend,
                 in_flight_max,
+                begins_at: fresh::uuid_v4().as_u128(),
                 scheduled: Arc::new(Semaphore::new(in_flight_max)),
                 looks: Arc::new(Semaphore::new(in_flight_max.saturating_mul(LOOKS))),
                 awaited: Semaphore::new(in_flight_max),
@@ -134,12 +141,15 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         }
     }
 
-    /// The longest due that nobody looks at, `most` at most.
+    /// Of the longest due that nobody looks at, `most` at most. Processes that
+    /// share a journal each take those nearest to a point of their own, so that
+    /// they do not all read the same.
     async fn due(&self, now: Timestamp, most: usize) -> Vec<Entry> {
-        let Shared { conclude, looking, .. } = &*self.shared;
+        let Shared { conclude, looking, begins_at, .. } = &*self.shared;
         // Those that are being looked at are still due: ask for more.
         let busy = looking.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let mut due = match conclude.journal.due(now, most.saturating_add(busy)).await {
+        let mut due = match conclude.journal.due(now, most.saturating_mul(CHOICE).saturating_add(busy)).await
+        {
             Ok(due) => due,
             Err(error) => {
                 tracing::warn!(%error, "what is due could not be read");
@@ -148,6 +158,7 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         };
         let looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|entry| !looking.contains_key(&entry.id));
+        due.sort_unstable_by_key(|entry| entry.nonce.as_u128() ^ begins_at);
         due.truncate(most);
         due
     }

@@ -6,6 +6,8 @@
 //! `PAYOPS_SEEDS=1000000 cargo test --profile simulation --lib simulation -- --nocapture`
 //! runs as many histories as you like, from number `PAYOPS_FROM` on.
 
+#[path = "simulation/backlog.rs"]
+mod backlog;
 #[path = "simulation/callers.rs"]
 mod callers;
 #[path = "simulation/checker.rs"]

@@ -254,8 +254,10 @@ impl Journey {
     }
 
     async fn get(self, id: String, bearer: String, answered: oneshot::Sender<Outcome>) {
+        let began = now();
         nap(&self.sim, 400).await;
         let answer = self.sim.with(|world| {
+            world.count("reads");
             if !world.psp.admits(&bearer, now()) {
                 return refusal(StatusCode::UNAUTHORIZED, "invalid JWT");
             }
@@ -276,6 +278,7 @@ impl Journey {
             }
         });
         nap(&self.sim, 100).await;
+        self.sim.with(|world| *world.stats.entry("reads: ms").or_default() += now() - began);
         drop(answered.send(Ok(response(&answer))));
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Shelf {
 }
 
 impl Store {
-    fn put(&mut self, entry: Entry) {
+    pub(super) fn put(&mut self, entry: Entry) {
         let before = self.rows.insert(entry.id, entry.clone());
         self.log.push((now(), entry.id, before));
         self.keys.insert((entry.caller.clone(), entry.key.clone()), entry.id);

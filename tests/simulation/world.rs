@@ -98,6 +98,8 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 /// How long after the fence absence is believed, in all.
 const SETTLE_MAX: Duration = Duration::from_mins(1);
 const READ_LAG_MAX: Duration = Duration::from_secs(20);
+/// Reads on schedule that a process has under way at once.
+pub(super) const READS_MAX: usize = 4;
 
 impl Sim {
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut World) -> R) -> R {
@@ -116,6 +118,13 @@ impl Sim {
 
     pub(super) fn has_landed(&self) -> bool {
         self.travelling.load(Ordering::SeqCst) == 0
+    }
+
+    /// Starts the processes.
+    pub(super) fn serve(&self) {
+        for replica in 0..self.with(|world| world.plan.replicas) {
+            tokio::spawn(supervise(self.clone(), replica));
+        }
     }
 
     /// Some process that serves now.
@@ -277,24 +286,30 @@ impl World {
 
 /// Runs one history from its plan.
 pub(super) fn run(plan: Plan) -> Report {
+    alone(plan, history)
+}
+
+/// Runs something in a world of its own, from its plan.
+pub(super) fn alone<R, F: Future<Output = R>>(plan: Plan, goes: impl FnOnce(Sim) -> F) -> R {
     fresh::seeded::set(Some(plan.seed));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let report = runtime.block_on(history(plan));
+    let sim = Sim { world: Arc::new(Mutex::new(World::new(plan))), travelling: Arc::default() };
+    let result = runtime.block_on(async {
+        START.set(Some(Instant::now()));
+        goes(sim).await
+    });
     // What still stands at a gate ends here.
     drop(runtime);
     fresh::seeded::set(None);
-    report
+    result
 }
 
-async fn history(plan: Plan) -> Report {
-    START.set(Some(Instant::now()));
+async fn history(sim: Sim) -> Report {
+    let plan = sim.with(|world| world.plan.clone());
     let (trouble, loss_at, retention) = (plan.trouble, plan.loss_at, plan.retention);
     let fence = plan.token_life + SETTLE_MAX + READ_LAG_MAX;
-    let sim = Sim { world: Arc::new(Mutex::new(World::new(plan.clone()))), travelling: Arc::default() };
-    for replica in 0..plan.replicas {
-        tokio::spawn(supervise(sim.clone(), replica));
-    }
+    sim.serve();
     let calling = super::callers::start(&sim);
     if let Some(at) = loss_at {
         let sim = sim.clone();
@@ -377,6 +392,15 @@ async fn supervise(sim: Sim, replica: usize) {
     }
 }
 
+/// When what stays open is read again.
+pub(super) fn schedule() -> Schedule {
+    Schedule {
+        first: [2, 5, 10, 20].map(Duration::from_secs).to_vec(),
+        then: Duration::from_secs(30),
+        jitter_percent: 20,
+    }
+}
+
 /// The composition root of a simulated process: the real layers.
 fn start(sim: &Sim, life: &Life) -> Boundary {
     let (skew, token_life, resend_captures, embedded) = sim.with(|world| {
@@ -386,11 +410,7 @@ fn start(sim: &Sim, life: &Life) -> Boundary {
         (ahead, world.plan.token_life, world.plan.resend_captures, world.plan.replicas == 1)
     });
     let clock = Clock::simulated(Timestamp(wall().0 + skew));
-    let schedule = Schedule {
-        first: [2, 5, 10, 20].map(Duration::from_secs).to_vec(),
-        then: Duration::from_secs(30),
-        jitter_percent: 20,
-    };
+    let schedule = schedule();
     if embedded {
         sim.with(|world| world.store.take_over(clock.now(), &schedule));
     }
@@ -416,7 +436,7 @@ fn start(sim: &Sim, life: &Life) -> Boundary {
         send_window: Duration::from_secs(2),
         lease_grace: Duration::from_secs(3),
     };
-    let read_back = ReadBack::new(conclude.clone(), rules, limits.resend(&conclude), 4);
+    let read_back = ReadBack::new(conclude.clone(), rules, limits.resend(&conclude), READS_MAX);
     tokio::spawn(read_back.clone().run_every(Duration::from_millis(1_500), CancellationToken::new()));
     let operations =
         Operations::new(conclude, read_back, &limits, TaskTracker::new(), CancellationToken::new());
