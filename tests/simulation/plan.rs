@@ -78,6 +78,9 @@ pub(super) enum Bias {
     LateToken,
     /// Refunds that arrive late, while others capture more.
     Refunds,
+    /// Long pauses before a judgement is written, and attempts that are soon
+    /// over.
+    LateJudgement,
 }
 
 /// At the first passing of `point`, `blow` happens.
@@ -164,10 +167,13 @@ impl Plan {
         let rates = match bias {
             Bias::LateToken => Rates { pause: 150, request_lost: 200, ..Rates::default() },
             Bias::Refunds => Rates { request_delayed: 300, others: 600, ..Rates::default() },
+            Bias::LateJudgement => {
+                Rates { pause: 150, pushback: 300, request_delayed: 300, ..Rates::default() }
+            }
         };
         let token_life = Duration::from_secs(match bias {
             Bias::LateToken => 60,
-            Bias::Refunds => 600,
+            Bias::Refunds | Bias::LateJudgement => 600,
         });
         let plan = Self::of(seed);
         Self { rates, replicas: 2, loss_at: None, retention: None, token_life, bias: Some(bias), ..plan }

@@ -162,6 +162,7 @@ fn every_wrong_design_is_caught() {
             match design {
                 Design::TokenAtSend => Plan::biased(seed, Bias::LateToken),
                 Design::RefundResent => Plan::biased(seed, Bias::Refunds),
+                Design::JudgementWithoutAttempt => Plan::biased(seed, Bias::LateJudgement),
                 _ => Plan::of(seed),
             }
         };
@@ -181,7 +182,7 @@ fn every_wrong_design_is_caught() {
 /// And the right one is not, under the same bias.
 #[test]
 fn the_biased_histories_hold_for_the_right_design() {
-    for bias in [Bias::LateToken, Bias::Refunds] {
+    for bias in [Bias::LateToken, Bias::Refunds, Bias::LateJudgement] {
         let sum = many(0..seeds().min(5_000), |seed| Plan::biased(seed, bias));
         assert!(sum.failures.is_empty(), "{bias:?}: {}", told(&sum.failures));
         say(&format!("{bias:?}: {} histories, {} effects", sum.seeds, sum.effects));

@@ -219,9 +219,13 @@ impl World {
             }
             return 0;
         }
-        let near = matches!(point, Point::Recorded | Point::BeforeSend | Point::Prepare);
         if let Some(bias) = self.plan.bias {
-            if bias == Bias::LateToken && near && self.happens("pause", |rates| rates.pause) {
+            let near = match bias {
+                Bias::LateToken => matches!(point, Point::Recorded | Point::BeforeSend | Point::Prepare),
+                Bias::LateJudgement => point == Point::BeforeJudgement,
+                Bias::Refunds => false,
+            };
+            if near && self.happens("pause", |rates| rates.pause) {
                 let pause = self.dice.between(60_000, 300_000);
                 self.hit(life, Blow::Pause(pause));
             }
