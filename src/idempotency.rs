@@ -163,9 +163,7 @@ where
                 Some(entry) if entry.fingerprint != command.operation.fingerprint() => {
                     return Err(Failure::KeyReused(Some(entry.id)));
                 }
-                Some(entry) if entry.state.is_sending() => {
-                    return Err(Failure::InProgress(Some(Box::new(entry))));
-                }
+                Some(entry) if entry.state.is_sending() => return Err(in_progress(entry)),
                 Some(entry) if !matches!(entry.state, State::Released { .. }) => return Ok(replayed(entry)),
                 _ => {}
             }
@@ -184,15 +182,20 @@ where
                 }
                 Some(entry) => match entry.state {
                     State::Succeeded(_) | State::Declined(_) => return Ok(replayed(entry)),
-                    State::Started | State::Resent => return Err(Failure::InProgress(Some(Box::new(entry)))),
                     State::Released { .. } => Some(entry),
-                    State::Accepted | State::InDoubt { .. } | State::Review { .. } => {
+                    _ if !self.read_back.may_look(&entry) => return Err(in_progress(entry)),
+                    State::Started
+                    | State::Resent
+                    | State::Accepted
+                    | State::InDoubt { .. }
+                    | State::Review { .. } => {
                         // A caller is waiting: look now, not when it is due.
                         let seen = self.read_back.look(entry).await;
-                        if !matches!(seen.state, State::Released { .. }) {
-                            return Ok(replayed(seen));
+                        match &seen.state {
+                            State::Released { .. } => Some(seen),
+                            state if state.is_sending() => return Err(in_progress(seen)),
+                            _ => return Ok(replayed(seen)),
                         }
-                        Some(seen)
                     }
                 },
             };
@@ -208,6 +211,10 @@ where
         }
         Err(Failure::InProgress(None))
     }
+}
+
+fn in_progress(entry: Entry) -> Failure {
+    Failure::InProgress(Some(Box::new(entry)))
 }
 
 fn replayed(entry: Entry) -> Answered {

@@ -45,6 +45,7 @@ use crate::reconcile::{ReadBack, Resend};
 #[derive(Clone)]
 pub struct Operations<J, P> {
     money: BoxCloneSyncService<Command, Answered, Failure>,
+    read_back: ReadBack<J, P>,
     journal: J,
     psp: P,
     stopping: CancellationToken,
@@ -121,12 +122,13 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     ) -> Self {
         let money = ServiceBuilder::new()
             .layer(DetachLayer::new(tasks))
-            .layer(IdempotencyLayer::new(conclude.journal.clone(), read_back))
+            .layer(IdempotencyLayer::new(conclude.journal.clone(), read_back.clone()))
             .load_shed()
             .concurrency_limit(limits.in_flight_max)
             .service(limits.attempts(&conclude));
         Self {
             money: BoxCloneSyncService::new(money),
+            read_back,
             journal: conclude.journal,
             psp: conclude.psp,
             stopping,
@@ -145,9 +147,9 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         let name = Name::Key(command.key.clone());
         let caller = command.caller.clone();
         let fingerprint = command.operation.fingerprint();
-        let call = self.money.clone().oneshot(command);
+        let call = self.run_or_join(command);
         let Ok(answered) = tokio::time::timeout_at(patience.until, call).await else {
-            // The call goes on, and may have sent: no answer of the journal's
+            // It goes on, and may have been sent: no answer of the journal's
             // makes that unsent.
             return match self.find(&caller, &name).await.unwrap_or_default() {
                 // The call had no time to find that out.
@@ -171,6 +173,26 @@ impl<J: Journal, P: Psp> Operations<J, P> {
             // It was accepted; what has become of it since cannot be looked up.
             Ok(None) => Err(Failure::InProgress(Some(Box::new(answered.entry)))),
             Err(_) => Ok(answered),
+        }
+    }
+
+    /// Carries the command out here; where another process sends it, waits for
+    /// what comes of that, and looks only when that process is taken for dead.
+    async fn run_or_join(&self, command: Command) -> Result<Answered, Failure> {
+        loop {
+            let sending = match self.money.clone().oneshot(command.clone()).await {
+                Err(Failure::InProgress(Some(entry))) if !self.read_back.may_look(&entry) => entry,
+                ended => return ended,
+            };
+            let heard = self.read_back.heard_of(sending.id);
+            match self.stopping.run_until_cancelled(heard).await.flatten() {
+                // That one's answer, whatever it is: a second run begins with a
+                // call of its own.
+                Some(entry) if !entry.state.is_sending() => return Ok(Answered { entry, replayed: true }),
+                Some(_) => {}
+                // What it came to cannot be waited for here, or not be read.
+                None => return Err(Failure::InProgress(Some(sending))),
+            }
         }
     }
 

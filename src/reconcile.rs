@@ -92,6 +92,31 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         self.look_once(entry, place).await
     }
 
+    /// Whether the operation may be looked at: its sender was heard of, or is
+    /// taken for dead.
+    pub fn may_look(&self, entry: &Entry) -> bool {
+        !entry.state.is_sending() || entry.lease_until <= self.shared.conclude.clock.now()
+    }
+
+    /// The operation once it may be looked at. None where the journal does not
+    /// say.
+    pub async fn heard_of(&self, id: OperationId) -> Option<Entry> {
+        let Conclude { journal, clock, .. } = &self.shared.conclude;
+        // Before the first look: a change in between is not missed.
+        let mut changes = journal.changes(id);
+        loop {
+            let entry = journal.get(id).await.ok()??;
+            if self.may_look(&entry) {
+                return Some(entry);
+            }
+            let left = entry.lease_until.since(clock.now());
+            // The lease is over one day, whether or not a change is heard of.
+            if let Ok(Err(_)) = tokio::time::timeout(left, changes.changed()).await {
+                return None;
+            }
+        }
+    }
+
     /// Reads back whatever is due, until stopped.
     pub async fn run(self, stop: CancellationToken) {
         self.run_every(TICK, stop).await;
@@ -211,10 +236,10 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
     async fn read(&self, entry: Entry, place: impl Send) -> Entry {
         let Shared { conclude, rules, resend, .. } = &*self.shared;
         let mut entry = entry;
+        if !self.may_look(&entry) {
+            return entry;
+        }
         if entry.state.is_sending() {
-            if entry.lease_until > conclude.clock.now() {
-                return entry;
-            }
             let why = "nothing was heard of the sender".to_owned();
             let event = if wrong!(ResendAfterLease) { Event::NotSent { why } } else { Event::doubted(why) };
             entry = self.write(entry, &event).await;

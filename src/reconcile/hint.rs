@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::journal::{Journal, entry::Entry};
-use crate::payment::id::{OperationId, TransactionId};
+use crate::payment::id::TransactionId;
 use crate::psp::Psp;
 use crate::reconcile::ReadBack;
 
@@ -124,28 +124,13 @@ impl<J: Journal, P: Psp> Shared<J, P> {
             }
         };
         let Some(open) = open else { return true };
-        let Some(entry) = self.heard_of(open.id).await else { return true };
+        // A hint can be faster than the answer to the request that it is about.
+        let heard = self.read_back.heard_of(open.id).await;
+        let Some(entry) = heard.filter(|entry| entry.state.is_open()) else { return true };
         let Ok(_place) = self.places.acquire().await else { return true };
         let before = entry.state.as_str();
         let after = self.read_back.look_anew(entry, hints).await;
         !after.state.is_open() || after.state.as_str() != before
-    }
-
-    /// The entry once its sender has heard of the PSP, or has died; none where
-    /// it is settled then. A hint can be faster than the answer to the request
-    /// that it is about.
-    async fn heard_of(&self, id: OperationId) -> Option<Entry> {
-        let conclude = &self.read_back.shared.conclude;
-        let mut changes = conclude.journal.changes(id);
-        loop {
-            let entry = conclude.journal.get(id).await.ok()??;
-            let left = entry.lease_until.since(conclude.clock.now());
-            if !entry.state.is_sending() || left.is_zero() {
-                return Some(entry).filter(|entry| entry.state.is_open());
-            }
-            // The lease is over one day, whether or not a change is heard of.
-            drop(tokio::time::timeout(left, changes.changed()).await);
-        }
     }
 
     fn followed(&self) -> MutexGuard<'_, HashMap<TransactionId, watch::Sender<()>>> {
