@@ -28,6 +28,7 @@ mod line;
 mod migrate;
 mod opening;
 mod rows;
+mod settled;
 mod tend;
 mod writer;
 
@@ -169,14 +170,26 @@ impl Postgres {
 
 impl Journal for Postgres {
     async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
+        let settled = &self.shared.inner.settled;
+        if let Some(entry) = settled.find(caller, key, self.remembers_since()) {
+            return Ok(Some(entry));
+        }
         match self.by_key(caller, key).await? {
-            Some(row) if !get::<bool>(&row, 2)? => rows::entry(&row, 0).map(Some),
+            Some(row) if !get::<bool>(&row, 2)? => {
+                let entry = rows::entry(&row, 0)?;
+                settled.keep(&entry);
+                Ok(Some(entry))
+            }
             _ => Ok(None),
         }
     }
 
     async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
-        self.one(rows::BY_ID, &[(&rows::uuid(id), Type::UUID)]).await
+        let found = self.one(rows::BY_ID, &[(&rows::uuid(id), Type::UUID)]).await?;
+        if let Some(entry) = &found {
+            self.shared.inner.settled.keep(entry);
+        }
+        Ok(found)
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {

@@ -1,5 +1,6 @@
 //! Boundaries in front of one PSP, on one database.
 
+mod replays;
 mod waits;
 
 use std::{collections::BTreeMap, time::Duration};

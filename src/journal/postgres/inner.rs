@@ -17,6 +17,7 @@ use crate::journal::{
         connection::{Connected, Connector, Purpose, READ_MAX, unavailable},
         opening::{self, Identity, Meta, Status, get},
         rows::{self, Parameter},
+        settled::{self, Settled},
     },
     record::signed,
 };
@@ -27,6 +28,7 @@ pub(super) struct Inner {
     pub(super) connector: Connector,
     pub(super) clock: Clock,
     pub(super) hub: Hub,
+    pub(super) settled: Settled,
     /// As it was at the start: a process knows one epoch.
     pub(super) meta: Meta,
     /// The server's, as it was seen last.
@@ -59,6 +61,7 @@ impl Inner {
             connector,
             clock,
             hub: Hub::default(),
+            settled: Settled::new(settled::BYTES_MAX),
             meta,
             acknowledged: Mutex::default(),
             unfit: Mutex::default(),

@@ -304,7 +304,8 @@ impl Writer {
             self.inner.acknowledge(entry.id, entry.revision);
         }
         self.inner.changed(written.iter().map(|(entry, _)| (entry.id, entry.revision)));
-        for (_, answer) in written {
+        for (entry, answer) in written {
+            self.inner.settled.keep(&entry);
             tell(answer, Ok(Answer::Written(Written::Done)));
         }
     }
