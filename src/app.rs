@@ -1,7 +1,7 @@
 //! The composition root: the one room that knows all the others. Builds the
 //! boundary from a configuration, serves it, and drains it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -90,7 +90,7 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
         None => None,
         Some(address) => Some(webhook::bind(address).await.map_err(|error| Error::Webhook(address, error))?),
     };
-    let doors = Doors { callers: Arc::new(callers), listener, webhook };
+    let doors = Doors { callers, listener, webhook };
     let schedule = schedule(&config.read_back);
     let terms = terms(config);
     match &config.journal.postgres {
@@ -110,7 +110,7 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
 
 /// Who comes in, and where.
 struct Doors {
-    callers: Arc<CallersFile>,
+    callers: CallersFile,
     listener: TcpListener,
     webhook: Option<TcpListener>,
 }
@@ -152,7 +152,7 @@ async fn serve_from<J: Journal>(
     let forgetting = retention::run(journal.clone(), config.journal.retention, background.clone());
     let forgetting = tokio::spawn(forgetting);
     let sweeping = sweep(config, &conclude, &background);
-    tokio::spawn(Arc::clone(&callers).follow(background.clone()));
+    tokio::spawn(callers.clone().follow(background.clone()));
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
     let router = router(config, operations, reviews, &callers, health.clone())?;
@@ -252,7 +252,7 @@ fn router<J: Journal>(
     config: &Config,
     operations: Operations<J, Client>,
     reviews: Reviews<J, Client>,
-    callers: &Arc<CallersFile>,
+    callers: &CallersFile,
     health: Health,
 ) -> Result<Router, Error> {
     let server = &config.server;
@@ -262,7 +262,7 @@ fn router<J: Journal>(
     let review = ReviewAdapter::new(reviews, waits, server.watch_max);
     let review =
         OperationReviewServiceServer::new(review).max_decoding_message_size(server.message_bytes_max);
-    let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(Arc::clone(callers), may));
+    let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(callers.clone(), may));
     let service = admit(Permission::Known).service(service);
     let review = admit(Permission::Review).service(review);
     let mut router = Server::builder()

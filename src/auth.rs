@@ -5,7 +5,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -26,7 +25,7 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// Lets only known callers pass, and only those who may.
 #[derive(Clone)]
 pub struct AuthLayer {
-    callers: Arc<CallersFile>,
+    callers: CallersFile,
     may: Permission,
 }
 
@@ -48,7 +47,7 @@ enum Refused {
 /// See [`AuthLayer`].
 #[derive(Clone)]
 pub struct Auth<S> {
-    callers: Arc<CallersFile>,
+    callers: CallersFile,
     may: Permission,
     inner: S,
 }
@@ -56,7 +55,7 @@ pub struct Auth<S> {
 impl AuthLayer {
     /// Callers and what they may are looked up in `callers`, as it is at that
     /// moment.
-    pub fn new(callers: Arc<CallersFile>, may: Permission) -> Self {
+    pub fn new(callers: CallersFile, may: Permission) -> Self {
         Self { callers, may }
     }
 }
@@ -65,7 +64,7 @@ impl<S> Layer<S> for AuthLayer {
     type Service = Auth<S>;
 
     fn layer(&self, inner: S) -> Auth<S> {
-        Auth { callers: Arc::clone(&self.callers), may: self.may, inner }
+        Auth { callers: self.callers.clone(), may: self.may, inner }
     }
 }
 

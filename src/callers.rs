@@ -26,7 +26,7 @@ use toml::{Table, Value};
 
 use crate::config::{Mistakes, parse_toml};
 
-pub use crate::callers::file::{CallersFile, POLL_INTERVAL, Refreshed};
+pub use crate::callers::file::CallersFile;
 
 /// What every token begins with, so that people and scanners recognise a leaked one.
 pub const TOKEN_PREFIX: &str = "payops_";

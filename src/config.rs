@@ -8,6 +8,7 @@
 //! message, in `Debug`, or in [`Config::describe`].
 
 mod checks;
+pub mod followed;
 mod keys;
 mod mistakes;
 mod reader;
