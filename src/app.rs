@@ -1,7 +1,7 @@
 //! The composition root: the one room that knows all the others. Builds the
 //! boundary from a configuration, serves it, and drains it.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,7 +34,7 @@ use crate::journal::{
     entry::Schedule,
     postgres::{self, Postgres},
 };
-use crate::listener;
+use crate::listener::{self, tls::Tls};
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
@@ -53,6 +53,8 @@ pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
 const READINESS_EVERY: Duration = Duration::from_millis(500);
 /// How often writing is proven while nothing else shows it.
 const JOURNAL_CHECK_EVERY: u32 = 10;
+/// The open connections of the listener for health alone.
+const HEALTH_CONNECTIONS_MAX: usize = 64;
 
 /// The boundary could not start or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +68,9 @@ pub enum Error {
     /// The PSP client could not be made.
     #[error("the PSP client cannot be made: {0}")]
     Client(String),
-    /// The webhook's address cannot be listened on.
-    #[error("webhook.listen: cannot listen on {0}: {1}; give an address that is free")]
-    Webhook(SocketAddr, #[source] io::Error),
+    /// A further address cannot be listened on.
+    #[error("{0}: cannot listen on {1}: {2}; give an address that is free")]
+    Listen(&'static str, SocketAddr, #[source] io::Error),
     /// The server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -78,19 +80,18 @@ pub enum Error {
 }
 
 type Client = Dintero<Http>;
-type Router =
-    tonic::transport::server::Router<Stack<InboundLayer, Stack<CatchPanicLayer<PanicAnswer>, Identity>>>;
+type Layers = Stack<InboundLayer, Stack<CatchPanicLayer<PanicAnswer>, Identity>>;
+type Router = tonic::transport::server::Router<Layers>;
 
 /// Serves on `listener` until `stop` is cancelled, then drains: not ready, no
 /// new call, what is under way finishes within `server.drain_timeout`. Ends at
 /// once, with an error, if the journal must not be written to any more.
 pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationToken) -> Result<(), Error> {
     let callers = CallersFile::open(&config.callers.file).map_err(Error::Configuration)?;
-    let webhook = match config.webhook.listen {
-        None => None,
-        Some(address) => Some(webhook::bind(address).await.map_err(|error| Error::Webhook(address, error))?),
-    };
-    let doors = Doors { callers, listener, webhook };
+    let tls = config.server.tls.as_ref().map(Tls::open).transpose().map_err(Error::Configuration)?;
+    let webhook = bind("webhook.listen", config.webhook.listen).await?;
+    let health = bind("server.health_listen", config.server.health_listen).await?;
+    let doors = Doors { callers, listener, tls: tls.map(Arc::new), health, webhook };
     let schedule = schedule(&config.read_back);
     let terms = terms(config);
     match &config.journal.postgres {
@@ -112,12 +113,21 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
 struct Doors {
     callers: CallersFile,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    /// For health alone.
+    health: Option<TcpListener>,
     webhook: Option<TcpListener>,
+}
+
+async fn bind(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Error> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|error| Error::Listen(key, address, error))
 }
 
 async fn serve_from<J: Journal>(
     config: &Config,
-    Doors { callers, listener, webhook }: Doors,
+    Doors { callers, listener, tls, health: probed, webhook }: Doors,
     stop: CancellationToken,
     (journal, clock, schedule): (J, Clock, Schedule),
 ) -> Result<(), Error> {
@@ -153,10 +163,16 @@ async fn serve_from<J: Journal>(
     let forgetting = tokio::spawn(forgetting);
     let sweeping = sweep(config, &conclude, &background);
     tokio::spawn(callers.clone().follow(background.clone()));
+    if let Some(tls) = &tls {
+        tokio::spawn(Arc::clone(tls).follow(background.clone()));
+    }
+    if let Some(listener) = probed {
+        tokio::spawn(serve_health(http2(&config.server), listener, health.clone(), background.clone()));
+    }
     tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
 
     let router = router(config, operations, reviews, &callers, health.clone())?;
-    let connections = listener::connections(listener, config.server.connections_max, stop.clone());
+    let connections = listener::connections(listener, config.server.connections_max, tls, stop.clone());
     let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
     // An idle server may have ended before we hear of the stop.
@@ -265,14 +281,8 @@ fn router<J: Journal>(
     let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(callers.clone(), may));
     let service = admit(Permission::Known).service(service);
     let review = admit(Permission::Review).service(review);
-    let mut router = Server::builder()
-        .http2_max_header_list_size(server.header_bytes_max)
-        .max_concurrent_streams(server.concurrent_streams_max)
-        .http2_max_pending_accept_reset_streams(Some(64))
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(CatchPanicLayer::custom(PanicAnswer))
-        .layer(InboundLayer { message_timeout: server.message_timeout })
+    let mut router = http2(server)
+        .max_connection_age(server.connection_age_max)
         .add_service(service)
         .add_service(review)
         .add_service(HealthServer::new(health));
@@ -285,6 +295,35 @@ fn router<J: Journal>(
         router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
     Ok(router)
+}
+
+/// What is the same for every listener of gRPC.
+fn http2(server: &config::Server) -> Server<Layers> {
+    Server::builder()
+        .http2_max_header_list_size(server.header_bytes_max)
+        .max_concurrent_streams(server.concurrent_streams_max)
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(CatchPanicLayer::custom(PanicAnswer))
+        .layer(InboundLayer { message_timeout: server.message_timeout })
+}
+
+/// Health alone, without TLS, for probes that speak none: until `stop`, which
+/// comes after the drain, so that those who ask hear that it is not ready.
+async fn serve_health(
+    server: Server<Layers>,
+    listener: TcpListener,
+    health: Health,
+    stop: CancellationToken,
+) {
+    let connections = listener::connections(listener, HEALTH_CONNECTIONS_MAX, None, stop.clone());
+    let mut server = server;
+    let server = server.add_service(HealthServer::new(health));
+    let served = server.serve_with_incoming_shutdown(connections, stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "health is not served any more");
+    }
 }
 
 /// A panic is a defect; the caller still gets an answer, and the server serves

@@ -1,5 +1,5 @@
 //! Who calls, and whether that caller may: a tower layer over HTTP. It needs
-//! headers only, so it answers before a body is read, and leaves the [`Caller`]
+//! headers and the connection only, so it answers before a body is read, and leaves the [`Caller`]
 //! in the extensions of every request that passes.
 
 use std::{
@@ -12,11 +12,12 @@ use http::{HeaderMap, Request, Response, header};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::callers::{Callers, CallersFile};
+use crate::callers::{Callers, CallersFile, Certificate};
 use crate::grpc::{
     Inbound,
     status::{self, Credentials},
 };
+use crate::listener::Peer;
 use crate::payment::{Caller, id::CallerName};
 
 /// Longest token that is looked at.
@@ -69,9 +70,9 @@ impl<S> Layer<S> for AuthLayer {
 }
 
 impl<S> Auth<S> {
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
+    fn caller(&self, headers: &HeaderMap, certificate: Option<&Certificate>) -> Result<Caller, Refused> {
         let callers = self.callers.current();
-        let name = authenticated(&callers, headers).map_err(Refused::Unknown)?;
+        let name = authenticated(&callers, headers, certificate).map_err(Refused::Unknown)?;
         let may = match self.may {
             Permission::Known => true,
             Permission::Review => callers.may_review(name.as_str()),
@@ -80,9 +81,33 @@ impl<S> Auth<S> {
     }
 }
 
-fn authenticated(callers: &Callers, headers: &HeaderMap) -> Result<CallerName, Credentials> {
+/// By its token, or by its certificate. A certificate may be that of a proxy
+/// that passes tokens on: it then is no caller's, and the token decides.
+fn authenticated(
+    callers: &Callers,
+    headers: &HeaderMap,
+    certificate: Option<&Certificate>,
+) -> Result<CallerName, Credentials> {
+    let certified = certificate.map(|certificate| callers.of_certificate(certificate));
+    let name = match (bearer(headers)?, certified) {
+        (None, None) => return Err(Credentials::Missing),
+        (None, Some(certified)) => certified.map_err(Credentials::Invalid)?,
+        (Some(token), certified) => {
+            let name = callers.authenticate(token).ok_or(Credentials::Invalid("the token is not known"))?;
+            if certified.is_some_and(|certified| certified.is_ok_and(|certified| certified != name)) {
+                let why = "the token and the certificate are those of two callers";
+                return Err(Credentials::Invalid(why));
+            }
+            name
+        }
+    };
+    name.parse().map_err(|_| Credentials::Invalid("the caller's name is not usable"))
+}
+
+/// The token, where there is one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Credentials> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(Credentials::Missing)?;
+    let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         // Which of two identities is meant is not ours to guess.
         return Err(Credentials::Invalid("more than one authorization header"));
@@ -96,8 +121,7 @@ fn authenticated(callers: &Callers, headers: &HeaderMap) -> Result<CallerName, C
     if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
         return Err(Credentials::Invalid("the token is empty or too long"));
     }
-    let name = callers.authenticate(token).ok_or(Credentials::Invalid("the token is not known"))?;
-    name.parse().map_err(|_| Credentials::Invalid("the caller's name is not usable"))
+    Ok(Some(token))
 }
 
 impl<S> Service<Request<Body>> for Auth<S>
@@ -115,7 +139,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.caller(request.headers()) {
+        let peer = request.extensions().get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+        match self.caller(request.headers(), certificate) {
             Ok(caller) => {
                 tracing::Span::current().record("caller", caller.name.as_str());
                 request.extensions_mut().insert(caller);

@@ -1,9 +1,13 @@
-//! Who may call: names and the hashes of their bearer tokens, from one file that may change while we run.
+//! Who may call: names, and how each proves to be who it is, from one file that may change while we run.
 //!
 //! ```toml
 //! [[caller]]
 //! name = "orders"
 //! token_sha256 = ["<64 hexadecimal digits>"]   # several, while a token is being replaced
+//!
+//! [[caller]]
+//! name = "returns"                             # by its certificate: SPIFFE ids or DNS names
+//! certificate_names = ["spiffe://example.org/ns/shop/sa/returns"]
 //!
 //! [[caller]]
 //! name = "anna"                                # a person: two of them end a review
@@ -13,19 +17,19 @@
 //!
 //! Tokens are long and random ([`new_token`]), so a plain SHA-256 is enough: there is nothing to guess.
 
+mod certificate;
 mod file;
+mod parse;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
 };
 
 use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
-use toml::{Table, Value};
 
-use crate::config::{Mistakes, parse_toml};
-
+pub use crate::callers::certificate::Certificate;
 pub use crate::callers::file::CallersFile;
 
 /// What every token begins with, so that people and scanners recognise a leaked one.
@@ -37,9 +41,6 @@ const TOKEN_RANDOM_BYTES: usize = 32;
 /// A longer token is none of ours and is not worth a hash.
 const TOKEN_BYTES_MAX: usize = 512;
 
-const NAME_REMEDY: &str = "write 1 to 63 lower-case letters, digits, dots, dashes or underscores, \
-                           beginning with a letter or digit";
-
 type Hash = [u8; 32];
 
 /// The callers of one version of the file. Its `Debug` shows names, never hashes.
@@ -50,26 +51,11 @@ pub struct Callers {
     reviewers: BTreeSet<String>,
     /// Each hash, and the place of its caller in `names`.
     hashes: Vec<(Hash, u32)>,
+    /// Each name that a certificate may have, and the place of its caller.
+    certificate_names: BTreeMap<String, u32>,
 }
 
 impl Callers {
-    /// Reads the text of a callers file. Reports every mistake at once, and never a hash.
-    pub fn parse(text: &str) -> Result<Self, Mistakes> {
-        let mut file = parse_toml("callers", text)?;
-        let mut callers = Self::default();
-        let mut mistakes = Mistakes::default();
-        match file.remove("caller") {
-            Some(Value::Array(list)) if !list.is_empty() => {
-                for (place, entry) in (0..).zip(list) {
-                    callers.add(place, entry, &mut mistakes);
-                }
-            }
-            _ => mistakes.add("caller", "is missing", "declare at least one [[caller]]"),
-        }
-        unknown(&file, "", &mut mistakes);
-        mistakes.or(callers)
-    }
-
     /// The name of the caller whose token this is.
     ///
     /// Compares with every hash in constant time: how long it takes tells nothing but how many there are.
@@ -82,7 +68,28 @@ impl Callers {
         for (known, place) in &self.hashes {
             caller.conditional_assign(place, known.ct_eq(&presented));
         }
-        self.names.get(usize::try_from(caller).ok()?).map(String::as_str)
+        self.name(caller)
+    }
+
+    /// The name of the caller whose certificate this is, or why it is nobody's.
+    pub fn of_certificate(&self, certificate: &Certificate) -> Result<&str, &'static str> {
+        let place = |name: &String| self.certificate_names.get(name).copied();
+        let caller = match certificate {
+            Certificate::Nobody(why) => return Err(why),
+            Certificate::Spiffe(id) => place(id).ok_or("the certificate's SPIFFE id is no caller's")?,
+            Certificate::Dns(names) => {
+                let mut callers: Vec<u32> = names.iter().filter_map(place).collect();
+                callers.sort_unstable();
+                callers.dedup();
+                match *callers {
+                    [] => return Err("none of the certificate's DNS names is a caller's"),
+                    [only] => only,
+                    // Which of them is meant is not ours to guess.
+                    _ => return Err("the certificate's DNS names are those of several callers"),
+                }
+            }
+        };
+        self.name(caller).ok_or("the certificate is no caller's")
     }
 
     /// Whether the caller of that name may look into and decide the operations of every caller.
@@ -95,59 +102,8 @@ impl Callers {
         self.names.iter().map(String::as_str)
     }
 
-    fn add(&mut self, place: u32, entry: Value, mistakes: &mut Mistakes) {
-        let at = format!("caller[{place}]");
-        let Value::Table(mut entry) = entry else {
-            return mistakes.add(at, "is not a table", "write each one under its own [[caller]]");
-        };
-        let name = match entry.remove("name") {
-            Some(Value::String(name)) if is_name(&name) => {
-                if self.names.contains(&name) {
-                    let problem = format!("{name:?} is declared twice");
-                    mistakes.add(format!("{at}.name"), problem, "give each caller its own name");
-                }
-                name
-            }
-            found => {
-                let problem = if found.is_some() { "is not a name" } else { "is missing" };
-                mistakes.add(format!("{at}.name"), problem, NAME_REMEDY);
-                String::new()
-            }
-        };
-        match entry.remove("review") {
-            None | Some(Value::Boolean(false)) => {}
-            Some(Value::Boolean(true)) => _ = self.reviewers.insert(name.clone()),
-            Some(_) => {
-                mistakes.add(format!("{at}.review"), "is neither true nor false", "write true or false");
-            }
-        }
-        self.names.push(name);
-        match entry.remove("token_sha256") {
-            Some(Value::Array(list)) if !list.is_empty() => {
-                for (nth, text) in list.iter().enumerate() {
-                    self.add_hash(place, &format!("{at}.token_sha256[{nth}]"), text, mistakes);
-                }
-            }
-            _ => {
-                let remedy = "list the SHA-256 of at least one token, in square brackets";
-                mistakes.add(format!("{at}.token_sha256"), "is missing", remedy);
-            }
-        }
-        unknown(&entry, &format!("{at}."), mistakes);
-    }
-
-    fn add_hash(&mut self, place: u32, key: &str, text: &Value, mistakes: &mut Mistakes) {
-        let Some(new) = text.as_str().and_then(from_hex) else {
-            return mistakes.add(key, "is not a SHA-256", "write 64 hexadecimal digits in quotes");
-        };
-        if new == hash("") {
-            mistakes.add(key, "is the hash of nothing", "hash the token itself");
-        } else if let Some((_, other)) = self.hashes.iter().find(|(known, _)| *known == new) {
-            let problem = format!("is already a hash of caller[{other}]");
-            mistakes.add(key, problem, "give each caller tokens of its own, and each once");
-        } else {
-            self.hashes.push((new, place));
-        }
+    fn name(&self, place: u32) -> Option<&str> {
+        self.names.get(usize::try_from(place).ok()?).map(String::as_str)
     }
 }
 
@@ -175,19 +131,6 @@ fn hash(token: &str) -> Hash {
     Sha256::digest(token).into()
 }
 
-fn is_name(text: &str) -> bool {
-    let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= 63
-        && text.bytes().next().is_some_and(first)
-        && text.bytes().all(|b| first(b) || b".-_".contains(&b))
-}
-
-fn unknown(table: &Table, at: &str, mistakes: &mut Mistakes) {
-    for key in table.keys() {
-        mistakes.add(format!("{at}{key}"), "is unknown", "remove it");
-    }
-}
-
 fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.
@@ -196,17 +139,10 @@ fn to_hex(bytes: &[u8]) -> String {
     })
 }
 
-fn from_hex(text: &str) -> Option<Hash> {
-    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let digits: Vec<u8> = text.bytes().map(|b| digit(&b)).collect::<Option<_>>()?;
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-    bytes.try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::callers::parse::is_name;
 
     /// A file with these callers and their tokens.
     fn file(callers: &[(&str, &[&str])]) -> String {
@@ -237,6 +173,32 @@ mod tests {
         }
         assert_eq!(callers.authenticate(&"a".repeat(TOKEN_BYTES_MAX + 1)), None);
         assert_eq!(callers.names().collect::<Vec<_>>(), ["orders", "billing"]);
+    }
+
+    #[test]
+    fn a_certificate_names_its_caller_and_nobody_else() {
+        let callers = Callers::parse(
+            "[[caller]]\nname = 'orders'\ncertificate_names = ['spiffe://example.org/orders', 'orders.example']\n\
+             [[caller]]\nname = 'returns'\ncertificate_names = ['returns.example']",
+        )
+        .unwrap();
+        let dns = |names: &[&str]| Certificate::Dns(names.iter().map(|name| (*name).to_owned()).collect());
+        let spiffe = |id: &str| Certificate::Spiffe(id.to_owned());
+        for (certificate, due) in [
+            (spiffe("spiffe://example.org/orders"), Ok("orders")),
+            (spiffe("spiffe://example.org/order"), Err("the certificate's SPIFFE id is no caller's")),
+            (dns(&["orders.example"]), Ok("orders")),
+            (dns(&["other.example", "returns.example"]), Ok("returns")),
+            (dns(&["other.example"]), Err("none of the certificate's DNS names is a caller's")),
+            (dns(&["*.example"]), Err("none of the certificate's DNS names is a caller's")),
+            (
+                dns(&["orders.example", "returns.example"]),
+                Err("the certificate's DNS names are those of several callers"),
+            ),
+            (Certificate::Nobody("why"), Err("why")),
+        ] {
+            assert_eq!(callers.of_certificate(&certificate), due, "{certificate:?}");
+        }
     }
 
     #[test]
@@ -299,6 +261,14 @@ mod tests {
              [[caller]]
              token_sha256 = '{shared}'
              tokens = 1
+             [[caller]]
+             name = 'billing'
+             [[caller]]
+             name = 'returns'
+             certificate_names = ['spiffe://example.org/a', 'spiffe://example.org/a', '*.example', 'spiffe://b', 7]
+             [[caller]]
+             name = 'stock'
+             certificate_names = ['spiffe://example.org/a']
             "
         );
         let mistakes = Callers::parse(&text).unwrap_err();
@@ -313,10 +283,16 @@ mod tests {
             ("caller[1].name", "\"orders\" is declared twice"),
             ("caller[1].token_sha256[0]", "is already a hash of caller[0]"),
             ("caller[2].name", "is not a name"),
-            ("caller[2].token_sha256", "is missing"),
+            ("caller[2].token_sha256", "is no list, or empty"),
             ("caller[3].name", "is missing"),
-            ("caller[3].token_sha256", "is missing"),
+            ("caller[3].token_sha256", "is no list, or empty"),
             ("caller[3].tokens", "is unknown"),
+            ("caller[4].token_sha256", "is missing"),
+            ("caller[5].certificate_names[1]", "is already a name of caller[5]"),
+            ("caller[5].certificate_names[2]", "is neither a SPIFFE id nor a DNS name"),
+            ("caller[5].certificate_names[3]", "is neither a SPIFFE id nor a DNS name"),
+            ("caller[5].certificate_names[4]", "is neither a SPIFFE id nor a DNS name"),
+            ("caller[6].certificate_names[0]", "is already a name of caller[5]"),
             ("colour", "is unknown"),
         ];
         assert_eq!(told, expected);

@@ -74,6 +74,10 @@ pub struct Config {
 pub struct Server {
     /// The address and port for gRPC.
     pub listen: SocketAddr,
+    /// How it is spoken to by TLS; plainly where there is none.
+    pub tls: Option<Tls>,
+    /// The address and port of a listener for health alone, without TLS.
+    pub health_listen: Option<SocketAddr>,
     /// The longest request message, in bytes.
     pub message_bytes_max: usize,
     /// How long a request message may take to arrive.
@@ -84,6 +88,8 @@ pub struct Server {
     pub concurrent_streams_max: u32,
     /// The open connections.
     pub connections_max: usize,
+    /// How long a connection takes new calls: then its client connects anew, and proves anew who it is.
+    pub connection_age_max: Duration,
     /// How long a money call without a `grpc-timeout` waits for its outcome.
     pub wait_default: Duration,
     /// The longest that any money call waits, whatever its `grpc-timeout` says.
@@ -94,6 +100,23 @@ pub struct Server {
     pub watch_max: usize,
     /// Whether server reflection is served (v1 and v1alpha).
     pub reflection: bool,
+}
+
+/// TLS towards callers. Its files are followed as they change.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The server's certificate and those between it and its authority (PEM).
+    pub certificate_file: PathBuf,
+    /// The private key of the certificate (PEM).
+    pub key_file: PathBuf,
+    /// The authorities (PEM) whose certificates clients may present; none are asked for where there is none.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether a client without a certificate is turned away before it can send a call.
+    pub client_certificate_required: bool,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// The handshakes under way at the same time; further connections wait.
+    pub handshakes_max: usize,
 }
 
 /// Who may call.

@@ -6,8 +6,8 @@
 //! # The map, in the order in which a request passes
 //!
 //! ```text
-//! HTTP/2 -> listener -> inbound (trace id, deadline, span)   | 405, 415: not gRPC
-//!   auth                    headers -> Caller            | UNAUTHENTICATED, body never read
+//! HTTP/2 -> listener (TLS) -> inbound (trace id, deadline, span)   | 405, 415: not gRPC
+//!   auth                    headers, certificate -> Caller   | UNAUTHENTICATED, body never read
 //!     generated server      frames -> CaptureRequest
 //!       grpc::Adapter       request + metadata + Caller -> Command   | INVALID_ARGUMENT
 //!         operations        one stack of typed tower services:

@@ -1,5 +1,7 @@
 //! Accepts connections, so many and no more, and none that has nothing to say.
 
+pub mod tls;
+
 use std::{
     io,
     pin::Pin,
@@ -8,14 +10,18 @@ use std::{
     time::Duration,
 };
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use crate::callers::Certificate;
+use crate::listener::tls::Tls;
 
 /// How many bytes every HTTP/2 client says first: "PRI * HTTP/2.0" and so on.
 const GREETING_BYTES: usize = 24;
@@ -26,10 +32,19 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that gives its place back when it ends.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Spoken,
+    peer: Peer,
     /// None once the client has greeted.
     greeting: Option<Greeting>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Who is at the other end, as far as the connection itself tells. It is in
+/// the extensions of every request.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// What its certificate names; none where it showed none, or nothing is asked for.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// What is waited for first.
@@ -39,39 +54,77 @@ struct Greeting {
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// The connections to `listener`; beyond `most` they wait in the backlog. A
-/// connection whose client does not greet ends after five seconds, or with
-/// `stop`: it must not keep its place, nor hold up a drain.
+/// How it is spoken.
+enum Spoken {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// The connections to `listener`, by TLS where it is given; beyond `most` they
+/// wait in the backlog. A connection whose client does not greet ends after
+/// five seconds, or with `stop`: it must not keep its place, nor hold up a
+/// drain.
 pub fn connections(
     listener: TcpListener,
     most: usize,
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
+    let handshakes_max = tls.as_ref().map_or(1, |tls| tls.handshakes_max());
+    let prepared = accepted(listener, most).map(move |accepted| {
+        let (tls, stop) = (tls.clone(), stop.clone());
+        async move {
+            let (stream, place) = accepted?;
+            let (stream, peer) = match tls {
+                None => (Spoken::Plain(stream), Peer::default()),
+                // A task of its own: a handshake is work, and the others wait.
+                Some(tls) => {
+                    let handshake = stop.clone().run_until_cancelled_owned(tls.accept(stream));
+                    match tokio::spawn(handshake).await {
+                        Ok(Some(Ok(stream))) => {
+                            let peer = Peer { certificate: tls::certificate(&stream).map(Arc::new) };
+                            (Spoken::Tls(Box::new(stream)), peer)
+                        }
+                        Ok(Some(Err(error))) => return Err(error),
+                        Ok(None) | Err(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    }
+                }
+            };
+            let over = async move {
+                drop(tokio::time::timeout(GREETING_TIMEOUT, stop.cancelled_owned()).await);
+            };
+            let greeting = Some(Greeting { missing: GREETING_BYTES, over: Box::pin(over) });
+            Ok(Connection { stream, peer, greeting, _place: place })
+        }
+    });
+    prepared.buffer_unordered(handshakes_max)
+}
+
+/// What is accepted, each with its place.
+fn accepted(
+    listener: TcpListener,
+    most: usize,
+) -> impl Stream<Item = io::Result<(TcpStream, OwnedSemaphorePermit)>> {
     let places = Arc::new(Semaphore::new(most));
-    futures::stream::unfold((listener, places, stop), |(listener, places, stop)| async move {
+    stream::unfold((listener, places), |(listener, places)| async move {
         let place = Arc::clone(&places).acquire_owned().await.ok()?;
         let accepted = listener.accept().await.and_then(|(stream, _)| {
             stream.set_nodelay(true)?;
-            let stopped = stop.clone();
-            let over = async move {
-                drop(tokio::time::timeout(GREETING_TIMEOUT, stopped.cancelled_owned()).await);
-            };
-            let greeting = Some(Greeting { missing: GREETING_BYTES, over: Box::pin(over) });
-            Ok(Connection { stream, greeting, _place: place })
+            Ok((stream, place))
         });
         if accepted.is_err() {
             // Out of file descriptors, most likely: give others time to close.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Some((accepted, (listener, places, stop)))
+        Some((accepted, (listener, places)))
     })
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
@@ -82,7 +135,10 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = match &mut self.stream {
+            Spoken::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Spoken::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
         let Some(greeting) = &mut self.greeting else { return read };
         if read.is_pending() {
             return greeting.over.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
@@ -101,15 +157,24 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        match &mut self.stream {
+            Spoken::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Spoken::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match &mut self.stream {
+            Spoken::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Spoken::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.stream {
+            Spoken::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Spoken::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
     }
 
     fn poll_write_vectored(
@@ -117,10 +182,16 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+        match &mut self.stream {
+            Spoken::Plain(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            Spoken::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Spoken::Plain(stream) => stream.is_write_vectored(),
+            Spoken::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 }

@@ -14,6 +14,7 @@ use payops::{
     callers::CallersFile,
     cli,
     config::{self, Config, Mistakes},
+    listener::tls::Tls,
     sandbox::{self, DEMO_TRANSACTIONS, Sandbox},
     telemetry,
 };
@@ -144,6 +145,7 @@ fn run(command: Command) -> Result<(), Failed> {
         Command::Config(ConfigCommand::Check { config }) => {
             let config = Config::from_path(config.as_deref(), std::env::vars())?;
             CallersFile::open(&config.callers.file)?;
+            config.server.tls.as_ref().map(Tls::open).transpose()?;
             print(&table(&config))
         }
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),

@@ -11,7 +11,6 @@ mod signature;
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -49,11 +48,6 @@ pub struct Receiver<H> {
     hint: H,
     seen: Mutex<Seen>,
     complained: Mutex<Option<Instant>>,
-}
-
-/// Binds the address of `webhook.listen`.
-pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(listen).await
 }
 
 impl<H: Fn(TransactionId) + Send + Sync + 'static> Receiver<H> {

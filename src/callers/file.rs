@@ -49,7 +49,9 @@ impl CallersFile {
             Some(Refreshed::Refused(mistakes)) => {
                 tracing::error!(%mistakes, "the new callers file is refused, the old callers stay");
             }
-            None => tracing::error!("the callers file was not looked at"),
+            None => {
+                tracing::error!("the callers file was not looked at");
+            }
         };
         self.0.follow(stop, tell).await;
     }

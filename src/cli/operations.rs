@@ -51,6 +51,12 @@ pub struct Asking {
     /// With https: trust these certificates (PEM), and not the system's
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// With https: show this certificate (PEM), beside a token or in place of one
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    certificate_file: Option<PathBuf>,
+    /// The private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "certificate_file")]
+    key_file: Option<PathBuf>,
     /// For people, or for programs
     #[arg(long, value_enum, default_value_t)]
     output: Output,

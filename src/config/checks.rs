@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     schedule(config, reader);
     sweep(config, reader);
     webhook(config, reader);
+    tls(config, reader);
     files(config, reader);
 }
 
@@ -227,6 +228,30 @@ fn webhook(config: &Config, reader: &mut Reader) {
     }
 }
 
+/// Who must show a certificate has to be told whose are believed; and a probe cannot speak TLS to a port that is taken.
+fn tls(config: &Config, reader: &mut Reader) {
+    let required = "server.tls.client_certificate_required";
+    if let Some(tls) = &config.server.tls
+        && tls.client_certificate_required
+        && tls.client_ca_file.is_none()
+        && sound(reader, &[required, "server.tls.client_ca_file"])
+    {
+        let problem = "is true, and server.tls.client_ca_file is missing: no certificate would be believed";
+        reader.mistakes.add(required, problem, "name the authorities in server.tls.client_ca_file");
+    }
+    let health = "server.health_listen";
+    let others = [("server.listen", Some(config.server.listen)), ("webhook.listen", config.webhook.listen)];
+    for (key, other) in others {
+        if let Some(address) = config.server.health_listen
+            && Some(address) == other
+            && address.port() != 0
+            && sound(reader, &[health, key])
+        {
+            reader.mistakes.add(health, format!("is {key}"), "give it a port of its own");
+        }
+    }
+}
+
 /// No message shows the URL: a wrong one may hold a password.
 fn urls(config: &Config, reader: &mut Reader) {
     let psp = &config.psp;
@@ -271,7 +296,11 @@ fn files(config: &Config, reader: &mut Reader) {
     }
     let callers = (!config.callers.file.as_os_str().is_empty()).then_some(&config.callers.file);
     let database = config.journal.postgres.as_ref().and_then(|postgres| postgres.ca_file.as_ref());
+    let tls = config.server.tls.as_ref();
     let files = [
+        ("server.tls.certificate_file", tls.map(|tls| &tls.certificate_file)),
+        ("server.tls.key_file", tls.map(|tls| &tls.key_file)),
+        ("server.tls.client_ca_file", tls.and_then(|tls| tls.client_ca_file.as_ref())),
         ("callers.file", callers),
         ("psp.ca_file", config.psp.ca_file.as_ref()),
         ("journal.postgres.ca_file", database),

@@ -22,7 +22,7 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// What some files say. A new version that is wrong is refused as a whole; the old one stays.
 pub struct Followed<T> {
     files: Vec<PathBuf>,
-    read: Box<dyn Fn(Option<&T>) -> Result<T, Mistakes> + Send + Sync>,
+    read: Read<T>,
     current: ArcSwap<T>,
     seen: Mutex<Seen>,
 }
@@ -37,6 +37,9 @@ pub enum Refreshed {
     /// A new version is wrong, or a file is gone; the old version stays in force. Each is told once.
     Refused(Mistakes),
 }
+
+/// Reads the files; it is handed the version in force.
+type Read<T> = Box<dyn Fn(Option<&T>) -> Result<T, Mistakes> + Send + Sync>;
 
 /// The SHA-256 of what is in the files.
 type Version = [u8; 32];

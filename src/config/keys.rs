@@ -10,7 +10,7 @@ use url::Url;
 use crate::config::reader::{Found, Reader};
 use crate::config::{
     Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Postgres, Psp, ReadBack, Server, Source,
-    Sweep, Webhook,
+    Sweep, Tls, Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -24,17 +24,56 @@ impl Server {
     pub(super) fn read(reader: &mut Reader) -> Self {
         Self {
             listen: reader.address("server.listen", SocketAddr::from(([127, 0, 0, 1], 50051))),
+            health_listen: reader.address_if_any("server.health_listen"),
             message_bytes_max: reader.bytes("server.message_bytes_max", 64 * KIB, &(4 * KIB..=4 * MIB)),
             message_timeout: reader.duration("server.message_timeout", s(10), &(ms(100)..=m(5))),
             header_bytes_max: reader.bytes("server.header_bytes_max", 16 * 1024, &(4 * 1024..=1024 * 1024)),
             concurrent_streams_max: reader.number("server.concurrent_streams_max", 256, 1..=10_000),
             connections_max: reader.number("server.connections_max", 1024, 1..=65_536),
+            connection_age_max: reader.duration("server.connection_age_max", h(1), &(s(1)..=h(24))),
             wait_default: reader.duration("server.wait_default", s(60), &(s(1)..=m(10))),
             wait_max: reader.duration("server.wait_max", m(5), &(s(1)..=m(30))),
             drain_timeout: reader.duration("server.drain_timeout", s(40), &(s(1)..=m(10))),
             watch_max: reader.number("server.watch_max", 1024, 1..=100_000),
             reflection: reader.switch("server.reflection", true),
+            tls: Tls::read(reader),
         }
+    }
+}
+
+impl Tls {
+    /// None where neither a certificate nor a key is given; the other keys have no meaning then.
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let (certificate, key) = ("server.tls.certificate_file", "server.tls.key_file");
+        let before = reader.mistakes.len();
+        let files = (reader.path(certificate), reader.path(key));
+        let rest = Self {
+            certificate_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+            client_ca_file: reader.path("server.tls.client_ca_file"),
+            client_certificate_required: reader.switch("server.tls.client_certificate_required", false),
+            handshake_timeout: reader.duration("server.tls.handshake_timeout", s(5), &(ms(100)..=m(1))),
+            handshakes_max: reader.number("server.tls.handshakes_max", 128, 1..=10_000),
+        };
+        let missing = match &files {
+            (Some(_), None) => Some((key, certificate)),
+            (None, Some(_)) => Some((certificate, key)),
+            (None, None) if rest.client_ca_file.is_some() => Some((certificate, "server.tls.client_ca_file")),
+            (None, None) if rest.client_certificate_required => {
+                Some((certificate, "server.tls.client_certificate_required"))
+            }
+            _ => None,
+        };
+        if let (Some((missing, given)), true) = (missing, reader.mistakes.len() == before) {
+            let problem = format!("is missing, and {given} is set");
+            reader.mistakes.add(
+                missing,
+                problem,
+                "give both server.tls.certificate_file and server.tls.key_file",
+            );
+        }
+        let (Some(certificate_file), Some(key_file)) = files else { return None };
+        Some(Self { certificate_file, key_file, ..rest })
     }
 }
 

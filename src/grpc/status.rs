@@ -287,7 +287,9 @@ fn told_invalid(code: Code, refused: Refused, money: bool) -> Told {
 pub fn unauthenticated(why: Credentials, trace_id: Option<&str>) -> Status {
     let (reason, message) = match why {
         Credentials::Missing => {
-            ("CREDENTIALS_MISSING", "no credentials: send metadata authorization: Bearer <token>".to_owned())
+            let message =
+                "no credentials: send metadata authorization: Bearer <token>, or show a certificate";
+            ("CREDENTIALS_MISSING", message.to_owned())
         }
         Credentials::Invalid(why) => {
             ("CREDENTIALS_INVALID", format!("the credentials are not usable: {why}"))

@@ -11,7 +11,9 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["callers.toml", "ca.pem", "password", "client_id", "client_secret", "webhook_secret"] {
+        for name in
+            ["callers.toml", "ca.pem", "password", "client_id", "client_secret", "webhook_secret", "pem"]
+        {
             fs::write(folder.path().join(name), format!("the {name}\n")).unwrap();
         }
         Self(folder)
@@ -151,6 +153,11 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("webhook.secret = 'hunter2'", "webhook.secret", "is unknown"),
     ("webhook.message_timeout = '2m'", "webhook.message_timeout", "give from 100ms to 60s"),
     ("webhook.connections_max = 0", "webhook.connections_max", "from 1 to 4096"),
+    ("server.health_listen = '50054'", "server.health_listen", "\"50054\" is not an IP address with a port"),
+    ("server.connection_age_max = '25h'", "server.connection_age_max", "give from 1s to 24h"),
+    ("server.tls.handshake_timeout = '2m'", "server.tls.handshake_timeout", "give from 100ms to 60s"),
+    ("server.tls.handshakes_max = 0", "server.tls.handshakes_max", "from 1 to 10000"),
+    ("server.tls.certificate = 'pem'", "server.tls.certificate", "is unknown; did you mean server.tls.certificate_file?"),
     ("log.format = 'xml'", "log.format", "write \"auto\", \"json\" or \"text\""),
     ("log.level = 'inof'", "log.level", "\"inof\" is not a log level"),
     ("log.level = ''", "log.level", "is not a log level"),
@@ -194,7 +201,16 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("webhook.listen = '127.0.0.1:1'", "webhook.secret_file", "is missing: nobody's webhook could be told from Dintero's; set it or PAYOPS_WEBHOOK_SECRET"),
     ("webhook.secret_file = 'webhook_secret'", "webhook.listen", "no webhook would be received; give an address"),
     ("webhook.listen = '127.0.0.1:50051'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "is server.listen; give it a port of its own"),
+    ("server.health_listen = '127.0.0.1:50051'", "server.health_listen", "is server.listen; give it a port of its own"),
+    ("server.health_listen = '127.0.0.1:1'\nwebhook.listen = '127.0.0.1:1'\nwebhook.secret_file = 'webhook_secret'", "server.health_listen", "is webhook.listen; give it a port of its own"),
+    ("server.tls.certificate_file = 'pem'", "server.tls.key_file", "is missing, and server.tls.certificate_file is set; give both"),
+    ("server.tls.key_file = 'pem'", "server.tls.certificate_file", "is missing, and server.tls.key_file is set; give both"),
+    ("server.tls.client_ca_file = 'pem'", "server.tls.certificate_file", "is missing, and server.tls.client_ca_file is set"),
+    ("server.tls.client_certificate_required = true", "server.tls.certificate_file", "is missing, and server.tls.client_certificate_required is set"),
+    ("server.tls.certificate_file = 'pem'\nserver.tls.key_file = 'pem'\nserver.tls.client_certificate_required = true", "server.tls.client_certificate_required", "no certificate would be believed; name the authorities in server.tls.client_ca_file"),
     // Files.
+    ("server.tls.certificate_file = 'pem'\nserver.tls.key_file = 'missing'", "server.tls.key_file", "cannot be read (No such file"),
+    ("server.tls.certificate_file = 'pem'\nserver.tls.key_file = ''", "server.tls.key_file", "is empty"),
     ("webhook.listen = '127.0.0.1:1'\nwebhook.secret_file = 'missing'", "webhook.secret_file", "its file cannot be used (No such file"),
     ("webhook.listen = '127.0.0.1:1'\nwebhook.secret_file = ''", "webhook.secret_file", "is empty"),
     ("psp.ca_file = 'missing.pem'", "psp.ca_file", "cannot be read (No such file"),
@@ -466,6 +482,9 @@ fn example(folder: &Path) -> String {
         "T12345678/client_secret",
         "callers.toml",
         "ca.pem",
+        "tls.crt",
+        "tls.key",
+        "client_ca.crt",
         "webhook_secret",
         "postgres_password",
         "postgres_ca.pem",

@@ -23,6 +23,7 @@ mod contract;
 mod doubt;
 mod exactly_once;
 mod guarantees;
+mod identity;
 mod journal;
 mod kills;
 mod model;

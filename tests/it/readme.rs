@@ -110,9 +110,14 @@ fn what_the_program_says_to_paste_works() {
 #[test]
 fn every_link_leads_to_a_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for document in
-        ["README.md", "CHANGELOG.md", "docs/contributing.md", "docs/sandbox.md", "docs/runbook.md"]
-    {
+    for document in [
+        "README.md",
+        "CHANGELOG.md",
+        "docs/contributing.md",
+        "docs/identity.md",
+        "docs/sandbox.md",
+        "docs/runbook.md",
+    ] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         let folder = root.join(document).parent().unwrap().to_owned();
         let targets =

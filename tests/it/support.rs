@@ -156,7 +156,9 @@ impl TestApp {
     }
 
     pub fn health(&self) -> pb::health::health_client::HealthClient<Channel> {
-        let lazy = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
+        // Plainly, where callers are spoken to by TLS.
+        let address = self.config.server.health_listen.unwrap_or(self.address);
+        let lazy = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         pb::health::health_client::HealthClient::new(lazy)
     }
 

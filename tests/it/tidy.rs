@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("inbound", &["failure", "grpc"]),
-    ("auth", &["callers", "grpc", "payment"]),
+    ("auth", &["callers", "grpc", "listener", "payment"]),
     ("health", &["grpc"]),
     (
         "grpc",
@@ -72,7 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["payment"]),
     ("payment", &[]),
     ("clock", &[]),
-    ("listener", &[]),
+    ("listener", &["callers", "config"]),
     // Knows nobody and is known by nobody but the command: it is judged by the same wire as the real one.
     ("sandbox", &[]),
 ];

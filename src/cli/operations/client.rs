@@ -1,12 +1,12 @@
 //! The connection to a boundary, and what its refusals mean to a person.
 
-use std::{fmt::Write as _, fs, time::Duration};
+use std::{fmt::Write as _, fs, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tonic::{
     Code, Request, Status, Streaming,
     metadata::AsciiMetadataValue,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_types::StatusExt as _;
 
@@ -26,17 +26,13 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// The review service, as one person.
 pub(super) struct Reviews {
     client: OperationReviewServiceClient<Channel>,
-    authorization: AsciiMetadataValue,
+    /// None where a certificate says who asks.
+    authorization: Option<AsciiMetadataValue>,
 }
 
 impl Reviews {
     pub(super) async fn connect(asking: &Asking) -> Result<Self, Failed> {
-        let token = token(asking)?;
-        let wrong =
-            |_| Failed::new("the token is not one: it holds other than visible ASCII", EXIT_CONFIGURATION);
-        let mut authorization: AsciiMetadataValue =
-            format!("Bearer {}", token.expose_secret()).parse().map_err(wrong)?;
-        authorization.set_sensitive(true);
+        let authorization = token(asking)?.map(|token| authorization(&token)).transpose()?;
         let variable = std::env::var("PAYOPS_ADDRESS").ok();
         let address = asking.address.clone().or(variable).unwrap_or_else(|| ADDRESS.to_owned());
         let endpoint = endpoint(&address, asking)?;
@@ -81,7 +77,9 @@ impl Reviews {
 
     fn request<M>(&self, message: M, timeout: Option<Duration>) -> Request<M> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.authorization.clone());
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
@@ -89,18 +87,28 @@ impl Reviews {
     }
 }
 
-/// Never an argument: every user of the machine can read those.
-fn token(asking: &Asking) -> Result<SecretString, Failed> {
+fn authorization(token: &SecretString) -> Result<AsciiMetadataValue, Failed> {
+    let wrong =
+        |_| Failed::new("the token is not one: it holds other than visible ASCII", EXIT_CONFIGURATION);
+    let mut value: AsciiMetadataValue = format!("Bearer {}", token.expose_secret()).parse().map_err(wrong)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Never an argument: every user of the machine can read those. None where a
+/// certificate takes its place.
+fn token(asking: &Asking) -> Result<Option<SecretString>, Failed> {
     if let Some(file) = &asking.token_file {
-        return Source::File(file.clone()).read().map_err(|error| {
+        return Source::File(file.clone()).read().map(Some).map_err(|error| {
             let why = format!("--token-file {}: cannot be read: {error}", file.display());
             Failed::new(why, EXIT_CONFIGURATION)
         });
     }
     match std::env::var("PAYOPS_TOKEN") {
-        Ok(token) if !token.is_empty() => Ok(token.into()),
+        Ok(token) if !token.is_empty() => Ok(Some(token.into())),
+        _ if asking.certificate_file.is_some() => Ok(None),
         _ => Err(Failed::new(
-            "no token: name a file by --token-file, or set PAYOPS_TOKEN. \
+            "no token: name a file by --token-file, or set PAYOPS_TOKEN; or show a certificate by --certificate-file. \
              `payops token new --name NAME --review` makes one",
             EXIT_CONFIGURATION,
         )),
@@ -119,19 +127,23 @@ fn endpoint(address: &str, asking: &Asking) -> Result<Endpoint, Failed> {
         .map_err(|error| unusable(format!("{address} is no address: {error}")))?
         .connect_timeout(CONNECT_TIMEOUT);
     if !secure {
-        return match &asking.ca_file {
+        let options = [("--ca-file", &asking.ca_file), ("--certificate-file", &asking.certificate_file)];
+        return match options.iter().find(|(_, file)| file.is_some()) {
             None => Ok(endpoint),
-            Some(_) => Err(unusable(format!("--ca-file is for https://, and {address} is not"))),
+            Some((option, _)) => Err(unusable(format!("{option} is for https://, and {address} is not"))),
         };
     }
-    let tls = match &asking.ca_file {
-        None => ClientTlsConfig::new().with_native_roots(),
-        Some(file) => {
-            let pem = fs::read(file);
-            let pem = pem.map_err(|error| unusable(format!("--ca-file {}: {error}", file.display())))?;
-            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-        }
+    let read = |option: &str, file: &PathBuf| {
+        fs::read(file).map_err(|error| unusable(format!("{option} {}: {error}", file.display())))
     };
+    let mut tls = match &asking.ca_file {
+        None => ClientTlsConfig::new().with_native_roots(),
+        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca-file", file)?)),
+    };
+    if let (Some(certificate), Some(key)) = (&asking.certificate_file, &asking.key_file) {
+        tls = tls
+            .identity(Identity::from_pem(read("--certificate-file", certificate)?, read("--key-file", key)?));
+    }
     endpoint.tls_config(tls).map_err(|error| unusable(causes(&error)))
 }
 
@@ -166,7 +178,7 @@ pub(super) fn refused(status: &Status) -> Failed {
 fn remedy(reason: Option<&str>, code: Code) -> Option<&'static str> {
     Some(match reason {
         Some("CREDENTIALS_MISSING" | "CREDENTIALS_INVALID") => {
-            "give the token of a person who may review, by --token-file or PAYOPS_TOKEN"
+            "give the token of a person who may review, by --token-file or PAYOPS_TOKEN, or its certificate"
         }
         Some("RPC_NOT_ALLOWED") => "ask the operators for review = true at your name",
         Some("OPERATION_NOT_FOUND") => "`payops operations list` shows what there is",
