@@ -9,6 +9,7 @@
 //!
 //! - Two unique indexes hold the two rules, whoever writes. A change names the
 //!   revision, the attempt and the nonce that it was made from.
+//! - What is final is told only when a commit after it was acknowledged.
 //! - Times are the database's: see [`Clock::following`]. An attempt is given up
 //!   when its lease is over by that clock, never because its process is not
 //!   heard of. A database whose clock was set by hand begins nothing until it is
@@ -162,6 +163,19 @@ impl Postgres {
         Ok(self.shared.inner.read(rows::BY_KEY, parameters).await?.into_iter().next())
     }
 
+    /// What was read, once it is sure to stay. A commit whose wait for the
+    /// standby was ended, by a restart for example, can be seen and may yet be
+    /// lost; a later commit that is acknowledged shows that it is not. Only what
+    /// is final is told as such.
+    async fn lasting(&self, entry: Entry) -> Result<Entry, Error> {
+        if entry.state.is_final() && !self.shared.inner.settings.postgres.without_standby {
+            let unsure = |error: Error| Error::Unavailable(format!("what it holds may not last: {error}"));
+            self.put(Write::Beat).await.map_err(unsure)?;
+        }
+        self.shared.inner.settled.keep(&entry);
+        Ok(entry)
+    }
+
     async fn one(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Entry>, Error> {
         let found = self.shared.inner.read(sql, parameters).await?;
         found.first().map(|row| rows::entry(row, 0)).transpose()
@@ -175,21 +189,16 @@ impl Journal for Postgres {
             return Ok(Some(entry));
         }
         match self.by_key(caller, key).await? {
-            Some(row) if !get::<bool>(&row, 2)? => {
-                let entry = rows::entry(&row, 0)?;
-                settled.keep(&entry);
-                Ok(Some(entry))
-            }
+            Some(row) if !get::<bool>(&row, 2)? => self.lasting(rows::entry(&row, 0)?).await.map(Some),
             _ => Ok(None),
         }
     }
 
     async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
-        let found = self.one(rows::BY_ID, &[(&rows::uuid(id), Type::UUID)]).await?;
-        if let Some(entry) = &found {
-            self.shared.inner.settled.keep(entry);
+        match self.one(rows::BY_ID, &[(&rows::uuid(id), Type::UUID)]).await? {
+            Some(entry) => self.lasting(entry).await.map(Some),
+            None => Ok(None),
         }
-        Ok(found)
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {

@@ -190,6 +190,35 @@ async fn a_commit_with_a_warning_is_not_confirmed() {
     eventually("it is confirmed", async || journal.insert(entry.clone()).await == Ok(Written::Done)).await;
 }
 
+/// The same with a result: whoever reads it must not tell it, as long as a
+/// failover could undo it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_one_machine_alone_has_is_not_told() {
+    let mut cluster = Cluster::start();
+    let mut settings = settings(cluster.database());
+    settings.postgres.commit_wait = Duration::from_secs(1);
+    let (journal, clock) = open(&settings).await;
+    let (other, _) = open(&settings).await;
+    let entry = started("k", clock.now());
+    assert_eq!(journal.insert(entry.clone()).await.unwrap(), Written::Done);
+    cluster.standby.as_mut().unwrap().stop();
+    let done = after(&entry, &proven(), clock.now());
+    assert!(matches!(journal.update(done.clone()).await, Err(Error::Unconfirmed(_))));
+    let waits = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%UPDATE payops.operations%'";
+    eventually("it waits", async || !cluster.primary.sql("postgres", waits).is_empty()).await;
+    let state = format!(
+        "SELECT state FROM payops.operations WHERE id = '{}'",
+        uuid::Uuid::from_bytes(*entry.id.as_bytes())
+    );
+    let seen = async || cluster.primary.sql(name(&settings.postgres), &state) == "succeeded";
+    eventually("it can be seen", seen).await;
+    for found in [other.find(&entry.caller, &entry.key).await, other.get(entry.id).await] {
+        assert!(matches!(&found, Err(Error::Unavailable(why)) if why.contains("may not last")), "{found:?}");
+    }
+    cluster.standby.as_mut().unwrap().start();
+    eventually("it is told", async || other.get(entry.id).await == Ok(Some(done.clone()))).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_comes_back_is_used_again() {
     let mut cluster = Cluster::start_alone();
