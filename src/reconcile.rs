@@ -243,6 +243,11 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
             let why = "nothing was heard of the sender".to_owned();
             let event = if wrong!(ResendAfterLease) { Event::NotSent { why } } else { Event::doubted(why) };
             entry = self.write(entry, &event).await;
+            // That could not be recorded, or somebody else began an attempt:
+            // a sender may be alive still.
+            if entry.state.is_sending() {
+                return entry;
+            }
         }
         let issued_at = conclude.clock.now();
         // Not even for a caller who waits: the PSP asked to be left alone.
