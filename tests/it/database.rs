@@ -43,11 +43,9 @@ impl Cluster {
     /// A primary with a synchronous standby.
     pub fn start() -> Self {
         let mut cluster = Self::start_alone();
-        let standby = Server::copy_of(&cluster.primary);
-        cluster.standby = Some(standby);
-        cluster.primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
-        cluster.primary.sql("postgres", "SELECT pg_reload_conf()");
-        cluster.primary.until("SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'sync'");
+        cluster.standby = Some(Server::copy_of(&cluster.primary, free_port()));
+        cluster.primary.require_standby();
+        cluster.until_in_step();
         cluster
     }
 
@@ -57,6 +55,26 @@ impl Cluster {
         primary.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"));
         primary.sql("postgres", &format!("GRANT pg_read_all_stats TO {ROLE}"));
         Self { primary, standby: None }
+    }
+
+    /// The primary's machine fails, the standby takes over, and another machine
+    /// becomes its standby, under the address of the one that failed.
+    pub fn fail_over(&mut self) {
+        let standby = self.standby.take().expect("there is one");
+        // What it acknowledges is to be on a second machine, too.
+        standby.require_standby();
+        self.primary.stop();
+        standby.promote();
+        let failed = std::mem::replace(&mut self.primary, standby);
+        let port = failed.port;
+        drop(failed);
+        self.standby = Some(Server::copy_of(&self.primary, port));
+        self.until_in_step();
+    }
+
+    /// Waits until the standby acknowledges.
+    pub fn until_in_step(&self) {
+        self.primary.until("SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'sync'");
     }
 
     /// An empty database of one's own, which the service's role may change.
@@ -97,7 +115,8 @@ impl Server {
             .arg(&data);
         run(&mut command);
         let settings = "fsync = off\nwal_level = replica\nmax_connections = 200\nshared_buffers = 32MB\n\
-                        listen_addresses = '127.0.0.1'\nwal_keep_size = 64MB\n";
+                        listen_addresses = '127.0.0.1'\nwal_keep_size = 64MB\n\
+                        wal_retrieve_retry_interval = 100ms\n";
         let mut file = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
         file.write_all(settings.as_bytes()).unwrap();
         let mut server = Self { directory, port: free_port(), running: None };
@@ -106,15 +125,21 @@ impl Server {
     }
 
     /// A standby that follows `primary`.
-    fn copy_of(primary: &Self) -> Self {
+    fn copy_of(primary: &Self, port: u16) -> Self {
         let directory = directory();
         let mut command = program("pg_basebackup");
         command.arg("-h").arg(&primary.directory).args(["-p", &primary.port.to_string(), "-U", "postgres"]);
         command.args(["-R", "-c", "fast", "-D"]).arg(directory.join("data"));
         run(&mut command);
-        let mut server = Self { directory, port: free_port(), running: None };
+        let mut server = Self { directory, port, running: None };
         server.start();
         server
+    }
+
+    /// From now on a commit waits for a standby.
+    fn require_standby(&self) {
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.sql("postgres", "SELECT pg_reload_conf()");
     }
 
     pub fn start(&mut self) {
@@ -249,6 +274,10 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Below those that the system gives to whoever asks: it is still free when its
+/// server comes back.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let any = || 12_000 + u16::try_from(uuid::Uuid::new_v4().as_u128() % 20_000).unwrap();
+    std::iter::repeat_with(any).take(1_000).find(free).expect("a port is free")
 }

@@ -5,10 +5,13 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
+use payops::config::Postgres;
 use payops::grpc::pb::{self, health, health::health_client::HealthClient};
+use secrecy::ExposeSecret as _;
 use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 
@@ -20,7 +23,7 @@ pub const TOKEN: &str = "token-of-orders";
 
 /// A folder with everything that a process needs, and a PSP that outlives it.
 pub struct Place {
-    pub world: World,
+    pub world: Arc<World>,
     folder: tempfile::TempDir,
     pub address: SocketAddr,
 }
@@ -31,9 +34,9 @@ impl Place {
     }
 
     /// In front of a sandbox that was made for the test.
-    pub fn in_front_of(world: World) -> Self {
+    pub fn in_front_of(world: impl Into<Arc<World>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let place = Self { world, folder, address: free_address() };
+        let place = Self { world: world.into(), folder, address: free_address() };
         let hash = payops::callers::token_hash(TOKEN);
         place.write("callers.toml", &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n"));
         place.write("client_id", "sandbox-client");
@@ -67,6 +70,23 @@ impl Place {
         let heading = format!("[{section}]\n");
         let there = if text.contains(&heading) { text } else { format!("{heading}{text}") };
         self.write("payops.toml", &there.replacen(&heading, &format!("{heading}{lines}"), 1));
+    }
+
+    /// Keeps the journal in a database, and not in the folder.
+    pub fn on(&self, database: &Postgres) {
+        let text = fs::read_to_string(self.path("payops.toml")).unwrap();
+        self.write("payops.toml", &text.replace("directory = \"journal\"\n", ""));
+        let password = database.password.as_ref().unwrap().read().unwrap();
+        self.write("postgres_password", password.expose_secret());
+        let Postgres { url, connections_max, commit_wait, .. } = database;
+        self.set(
+            "journal.postgres",
+            &format!(
+                "url = \"{url}\"\npassword_file = \"postgres_password\"\nconnections_max = {connections_max}\n\
+                 commit_wait = \"{}ms\"\n",
+                commit_wait.as_millis()
+            ),
+        );
     }
 
     /// From the second start on a journal that is not there is one that was lost.

@@ -13,15 +13,15 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::chaos::tag_of;
-use crate::kills::Run;
-use crate::kills::callers::{Asked, Told};
+use crate::ordeal::Run;
+use crate::ordeal::callers::{Asked, Told};
 use crate::place::Place;
+use crate::sandbox::world::World;
 
-/// How long everything may take to settle once nothing goes wrong any more: a token's life and what follows, twice.
-const SETTLES: Duration = Duration::from_secs(20);
 const PAGE: usize = 200;
 
-async fn records(place: &Place, states: &[OperationState]) -> Vec<pb::OperationRecord> {
+/// What a process says that the journal says; nothing, where it says nothing.
+pub async fn records(place: &Place, states: &[OperationState]) -> Option<Vec<pb::OperationRecord>> {
     let mut client = OperationReviewServiceClient::new(place.channel());
     let mut message = pb::ListOperationsRequest {
         states: states.iter().map(|state| i32::from(*state)).collect(),
@@ -32,10 +32,10 @@ async fn records(place: &Place, states: &[OperationState]) -> Vec<pb::OperationR
     loop {
         let mut request = tonic::Request::new(message.clone());
         request.metadata_mut().insert("authorization", "Bearer token-of-anna".parse().unwrap());
-        let page = client.list_operations(request).await.unwrap().into_inner();
+        let page = client.list_operations(request).await.ok()?.into_inner();
         records.extend(page.operations);
         if page.next_page_token.is_empty() {
-            return records;
+            return Some(records);
         }
         message.page_token = page.next_page_token;
     }
@@ -43,24 +43,33 @@ async fn records(place: &Place, states: &[OperationState]) -> Vec<pb::OperationR
 
 /// The whole journal, by key, once nothing in it is open (L1). No case is left for a person either (L2): nothing that
 /// asks for one was done.
-pub async fn settled(place: &Place) -> HashMap<String, pb::OperationRecord> {
+pub async fn settled(run: &Run) -> HashMap<String, pb::OperationRecord> {
     use OperationState::{InDoubt, InReview, Pending, Started};
+    let place = &run.places[0];
     let began = Instant::now();
     loop {
         let open = records(place, &[Started, Pending, InDoubt, InReview]).await;
-        if open.is_empty() {
+        if open.as_ref().is_some_and(Vec::is_empty) {
             break;
         }
-        assert!(began.elapsed() < SETTLES, "{} are still open, such as {:#?}", open.len(), open[0]);
+        let count = open.as_ref().map(Vec::len);
+        let such = open.iter().flatten().next();
+        assert!(began.elapsed() < run.settles, "{count:?} are still open, such as {such:#?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("settled {:?} after the last fault", began.elapsed());
-    let all = records(place, &[]).await;
-    let count = all.len();
-    let by_key: HashMap<_, _> =
-        all.into_iter().map(|record| (record.idempotency_key.clone(), record)).collect();
-    assert_eq!(by_key.len(), count, "a key is there twice");
-    by_key
+    let mut books = Vec::new();
+    for place in &run.places {
+        let all = records(place, &[]).await.expect("it serves");
+        let count = all.len();
+        let by_key: HashMap<_, _> =
+            all.into_iter().map(|record| (record.idempotency_key.clone(), record)).collect();
+        assert_eq!(by_key.len(), count, "a key is there twice");
+        books.push(by_key);
+    }
+    let book = books.remove(0);
+    assert!(books.iter().all(|other| *other == book), "one journal, and not one answer");
+    book
 }
 
 /// What moved under one tag.
@@ -70,12 +79,12 @@ struct Effect {
     amount: i64,
 }
 
-async fn ledger(place: &Place) -> (HashMap<String, Vec<Effect>>, usize) {
+async fn ledger(world: &World) -> (HashMap<String, Vec<Effect>>, usize) {
     let mut moved: HashMap<String, Vec<Effect>> = HashMap::new();
     let (mut after, mut count) = (0, 0);
     loop {
         let path = format!("/ledger?after={after}&limit=2000");
-        let page = place.world.admin(Method::GET, &path, Value::Null).await.expect(200).json();
+        let page = world.admin(Method::GET, &path, Value::Null).await.expect(200).json();
         let page = page.as_array().unwrap();
         let Some(last) = page.last() else { return (moved, count) };
         after = last["sequence"].as_u64().unwrap();
@@ -91,7 +100,7 @@ async fn ledger(place: &Place) -> (HashMap<String, Vec<Effect>>, usize) {
 
 /// Holds the three against each other. Says how much moved.
 pub async fn compare(run: &Run, asked: &[Asked], journal: &HashMap<String, pb::OperationRecord>) -> usize {
-    let (mut moved, effects) = ledger(&run.place).await;
+    let (mut moved, effects) = ledger(run.world()).await;
     let mut voided: BTreeMap<String, usize> = BTreeMap::new();
     for effect in moved.values().flatten().filter(|effect| effect.kind == "void") {
         *voided.entry(effect.transaction.clone()).or_default() += 1;

@@ -9,7 +9,8 @@ use std::{
 use payops::grpc::pb::{self, OperationKind, OperationState};
 use tonic::Code;
 
-use crate::kills::{Dice, OPERATIONS_PER_TRANSACTION, Run, TRANSACTIONS};
+use crate::ordeal::{Dice, OPERATIONS_PER_TRANSACTION, Run, TRANSACTIONS};
+use crate::place::Place;
 use crate::support::{Caller, Outcome, capture, outcome, refund, void};
 
 /// One intention, and what its caller was told.
@@ -53,13 +54,14 @@ impl Asked {
         };
         let transactions = run.transactions.lock().unwrap();
         let youngest = &transactions[transactions.len().saturating_sub(TRANSACTIONS)..];
-        let chosen = dice.between(0, youngest.len().try_into().unwrap());
-        let transaction = youngest[usize::try_from(chosen).unwrap()].clone();
+        let transaction = dice.pick(youngest).clone();
         let amount = if kind == OperationKind::Void { 0 } else { dice.between(1, 4_000).try_into().unwrap() };
         Self { key, kind, transaction, amount, unanswered: false, told: None }
     }
 
-    async fn call(&mut self, run: &Run, caller: &Caller, dice: &mut Dice) -> Heard {
+    /// Asks whichever process it comes to.
+    async fn call(&mut self, run: &Run, callers: &[Caller], dice: &mut Dice) -> Heard {
+        let caller = dice.pick(callers);
         let (patience, deadline) = match dice.between(0, 10) {
             0 => (Duration::from_millis(dice.between(2, 300)), None),
             1 | 2 => (Duration::from_secs(15), Some(Duration::from_millis(dice.between(20, 1_000)))),
@@ -134,6 +136,16 @@ impl Asked {
                 self.bind(Told::Declined(reason))
             }
             Code::FailedPrecondition => self.bind(Told::Refused(reason)),
+            // It cannot be looked up now: no word on what was said before.
+            Code::Unavailable if ["JOURNAL_UNAVAILABLE", "DRAINING"].contains(&reason.as_str()) => {
+                assert_eq!(
+                    refused.metadata("safe_to_use_new_key"),
+                    Some("false"),
+                    "{}: {refused:?}",
+                    self.key
+                );
+                Heard::Again
+            }
             Code::Aborted | Code::Unavailable | Code::ResourceExhausted | Code::Internal => {
                 assert_ne!(reason, "IN_REVIEW", "{}: {refused:?}", self.key);
                 assert_ne!(reason, "INTERNAL", "{}: {refused:?}", self.key);
@@ -165,7 +177,7 @@ impl Asked {
 /// One caller's day: all that it asked for, each with its last word.
 pub async fn call(run: Arc<Run>, number: u64) -> Vec<Asked> {
     let mut dice = Dice::new(run.seed, number);
-    let caller = run.place.orders();
+    let callers: Vec<_> = run.places.iter().map(Place::orders).collect();
     let (mut over, mut later): (Vec<Asked>, Vec<Asked>) = (Vec::new(), Vec::new());
     loop {
         let ending = run.enough();
@@ -183,7 +195,7 @@ pub async fn call(run: Arc<Run>, number: u64) -> Vec<Asked> {
             Asked::new(&run, &mut dice, format!("caller-{number}-{n}"))
         };
         loop {
-            match asked.call(&run, &caller, &mut dice).await {
+            match asked.call(&run, &callers, &mut dice).await {
                 Heard::Final => break,
                 Heard::Nothing if !asked.unanswered && dice.one_in(6) => {
                     asked.told = Some(Told::NothingSent);
@@ -205,7 +217,7 @@ pub async fn call(run: Arc<Run>, number: u64) -> Vec<Asked> {
         // Somebody asks again for what is long over.
         let old = usize::try_from(dice.between(0, over.len().try_into().unwrap())).unwrap();
         if dice.one_in(6) && over[old].told != Some(Told::NothingSent) {
-            over[old].call(&run, &caller, &mut dice).await;
+            over[old].call(&run, &callers, &mut dice).await;
         }
     }
 }
