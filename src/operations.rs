@@ -179,6 +179,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     /// Carries the command out here; where another process sends it, waits for
     /// what comes of that, and looks only when that process is taken for dead.
     async fn run_or_join(&self, command: Command) -> Result<Answered, Failure> {
+        let loss = self.journal.loss();
         loop {
             let sending = match self.money.clone().oneshot(command.clone()).await {
                 Err(Failure::InProgress(Some(entry))) if !self.read_back.may_look(&entry) => entry,
@@ -186,6 +187,12 @@ impl<J: Journal, P: Psp> Operations<J, P> {
             };
             let heard = self.read_back.heard_of(sending.id);
             match self.stopping.run_until_cancelled(heard).await.flatten() {
+                // An older record that came back knows nothing of what was sent since.
+                Some(entry)
+                    if matches!(entry.state, State::Released { .. }) && self.journal.loss() != loss =>
+                {
+                    return Err(Failure::InProgress(Some(sending)));
+                }
                 // That one's answer, whatever it is: a second run begins with a
                 // call of its own.
                 Some(entry) if !entry.state.is_sending() => return Ok(Answered { entry, replayed: true }),
