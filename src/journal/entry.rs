@@ -38,9 +38,13 @@ pub struct Entry {
     /// Counts the sendings, from 1. A judgement about attempt n changes
     /// nothing once attempt n+1 has begun.
     pub attempt: u32,
-    /// Counts the writes, from 1: a change is written only over the revision
-    /// that it was made from.
+    /// Rises with each write, from 1, by a step of chance: where writes that
+    /// were never acknowledged are undone by a failover, what is written instead
+    /// must not be taken for them.
     pub revision: u64,
+    /// The revision that this one was made from: it is written only over that.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub follows: u64,
     /// Names the attempt's first write, so that repeating it is recognised.
     pub nonce: Uuid,
     /// From then on the PSP refuses the token of every attempt so far (A3).
@@ -329,6 +333,7 @@ impl Entry {
             state: State::Started,
             attempt: 1,
             revision: 1,
+            follows: 0,
             nonce: fresh::uuid_v4(),
             fence_at,
             lease_until,
@@ -354,7 +359,7 @@ impl Entry {
             // Two persons decide the same thing, or nothing.
             return Err(Illegal { state: self.state.as_str(), event: "resolved otherwise than proposed" });
         }
-        let mut next = Self { state, revision: self.revision.saturating_add(1), ..self.clone() };
+        let mut next = Self { state, ..self.successor() };
         let asked = event.retry_after().map(|wait| now + wait);
         let not_before = self.reading.not_before.max(asked).filter(|at| *at > now);
         match event {
@@ -412,11 +417,14 @@ impl Entry {
     fn named(&self, event: &Event) -> Option<Self> {
         let Event::Accepted { request_id: Some(id) } = event else { return None };
         let accepted_request_id = Some(id.clone());
-        (self.state == State::Accepted && self.accepted_request_id.is_none()).then(|| Self {
-            accepted_request_id,
-            revision: self.revision.saturating_add(1),
-            ..self.clone()
-        })
+        (self.state == State::Accepted && self.accepted_request_id.is_none())
+            .then(|| Self { accepted_request_id, ..self.successor() })
+    }
+
+    /// The same in its next revision.
+    fn successor(&self) -> Self {
+        let revision = self.revision.saturating_add(fresh::step());
+        Self { revision, follows: self.revision, ..self.clone() }
     }
 
     /// Adds to the history what the entry is now.
@@ -455,6 +463,11 @@ fn doubt(why: &str) -> State {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
+fn is_none(revision: &u64) -> bool {
+    *revision == 0
 }
 
 #[cfg(test)]

@@ -41,11 +41,8 @@ impl Hub {
             watched.remove(&id);
             return;
         }
-        // News may come by more than one way; old news wakes nobody.
-        sender.send_if_modified(|known| {
-            let newer = revision > *known;
-            *known = revision.max(*known);
-            newer
-        });
+        // News may come by more than one way. After a failover it may be older:
+        // whoever wakes looks for itself.
+        sender.send_if_modified(|known| std::mem::replace(known, revision) != revision);
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Rates {
     // The journal.
     pub journal_down: u32,
     pub journal_unconfirmed: u32,
+    /// Another server takes over, without what was never acknowledged.
+    pub failover: u32,
 }
 
 /// One history.
@@ -133,6 +135,8 @@ impl Plan {
             stall: rate(often),
             journal_down: rate(seldom),
             journal_unconfirmed: rate(seldom),
+            // From dice of its own: no other draw depends on it.
+            failover: Dice::new(seed ^ 0xfa11_0e45).pick(&[0, 0, 100, 400]),
         };
         let repeated = if dice.happens(40) { dice.pick(&[50, 300]) } else { 0 };
         let replicas = dice.pick(&[1, 1, 2, 3]);

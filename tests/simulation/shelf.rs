@@ -25,6 +25,11 @@ pub(super) struct Store {
     pub loss: Option<Loss>,
     /// Each write with what was there before, the latest last.
     log: Vec<(u64, OperationId, Option<Entry>)>,
+    /// Writes that can be seen and were not acknowledged, with what was there
+    /// before: until a later one is, a failover undoes them.
+    unsure: Vec<(OperationId, Option<Entry>)>,
+    /// Whether its standby is out of its reach: nothing is acknowledged.
+    pub alone: bool,
     changes: BTreeMap<OperationId, Vec<watch::Sender<u64>>>,
 }
 
@@ -76,7 +81,7 @@ impl Store {
     }
 
     fn update(&mut self, entry: Entry) -> Written {
-        if self.rows.get(&entry.id).is_none_or(|row| row.revision + 1 != entry.revision) {
+        if self.rows.get(&entry.id).is_none_or(|row| row.revision != entry.follows) {
             return Written::Stale;
         }
         if entry.state.is_open()
@@ -120,6 +125,7 @@ impl Store {
                 }
             }
         }
+        self.unsure.clear();
         let at = wall();
         for row in self.rows.values_mut() {
             if let Some(next) = row.after_loss(at, at + fence) {
@@ -138,6 +144,24 @@ impl Store {
             self.slot(&transaction);
         }
         self.loss = Some(Loss { at, quiet_until: at + quiet, clock_leeway: leeway });
+    }
+
+    /// Another server takes over. It has what was acknowledged.
+    pub(super) fn fail_over(&mut self) -> usize {
+        self.alone = false;
+        let undone = self.unsure.len();
+        while let Some((id, before)) = self.unsure.pop() {
+            let gone = match before {
+                Some(before) => self.rows.insert(id, before),
+                None => self.rows.remove(&id).inspect(|gone| {
+                    self.keys.remove(&(gone.caller.clone(), gone.key.clone()));
+                }),
+            };
+            if let Some(gone) = gone {
+                self.slot(&gone.operation.transaction);
+            }
+        }
+        undone
     }
 
     /// Forgets settled entries that are older; a key without a date of its own
@@ -159,6 +183,7 @@ impl Store {
             }
         }
         self.log.retain(|(_, id, _)| old.iter().all(|row| row.id != *id));
+        self.unsure.retain(|(id, _)| old.iter().all(|row| row.id != *id));
         old.len()
     }
 }
@@ -191,7 +216,8 @@ impl Shelf {
         if world.happens("journal down", |rates| rates.journal_down) {
             return Err(Error::Unavailable("no space".to_owned()));
         }
-        let unconfirmed = world.happens("commit unconfirmed", |rates| rates.journal_unconfirmed);
+        let unconfirmed =
+            world.store.alone || world.happens("commit unconfirmed", |rates| rates.journal_unconfirmed);
         if unconfirmed && embedded {
             // A journal of which nobody knows what it holds ends its process.
             world.kill(&self.life);
@@ -204,11 +230,32 @@ impl Shelf {
             Write::Insert => world.store.insert(entry.clone()),
             Write::Update => world.store.update(entry.clone()),
         };
+        match (unconfirmed, &written) {
+            (false, Written::Done) => world.store.unsure.clear(),
+            (true, Written::Done) => world.store.unsure.push((entry.id, before.clone())),
+            _ => {}
+        }
         if written == Written::Done {
             world.note("written", entry.revision, u64::from(entry.attempt));
             world.on_recorded(&self.life, before.as_ref(), &entry);
         }
         if unconfirmed { Err(Error::Unconfirmed("connection lost".to_owned())) } else { Ok(written) }
+    }
+
+    /// What is final is told only when a later write is acknowledged.
+    async fn lasting(&self, found: Result<Option<Entry>, Error>) -> Result<Option<Entry>, Error> {
+        let found = found?;
+        if found.as_ref().is_some_and(|entry| entry.state.is_final()) {
+            nap(&self.life.sim, 30).await;
+            self.life.sim.with(|world| {
+                if world.store.alone {
+                    return Err(Error::Unavailable("it may not last".to_owned()));
+                }
+                world.store.unsure.clear();
+                Ok(())
+            })?;
+        }
+        Ok(found)
     }
 
     async fn look<R>(&self, read: impl FnOnce(&Store) -> R) -> Result<R, Error> {
@@ -226,11 +273,13 @@ impl Shelf {
 impl Journal for Shelf {
     async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
         let key = (caller.clone(), key.clone());
-        self.look(|store| store.keys.get(&key).and_then(|id| store.rows.get(id)).cloned()).await
+        let found = self.look(|store| store.keys.get(&key).and_then(|id| store.rows.get(id)).cloned()).await;
+        self.lasting(found).await
     }
 
     async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
-        self.look(|store| store.rows.get(&id).cloned()).await
+        let found = self.look(|store| store.rows.get(&id).cloned()).await;
+        self.lasting(found).await
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {

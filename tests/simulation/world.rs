@@ -20,7 +20,7 @@ use crate::reconcile::{ReadBack, decide::Rules};
 
 use super::checker::Checker;
 use super::dice::{Dice, mix};
-use super::line::Line;
+use super::line::{Line, nap};
 use super::plan::{Bias, Blow, Plan, Rates};
 use super::point::{self, Life, Point};
 use super::psp::{Post, Psp};
@@ -331,6 +331,23 @@ async fn history(sim: Sim) -> Report {
                     world.kill(&boundary.life);
                 }
             });
+        });
+    }
+    if plan.replicas > 1 && plan.rates.failover > 0 {
+        let sim = sim.clone();
+        tokio::spawn(async move {
+            loop {
+                nap(&sim, 20_000).await;
+                if !sim.with(|world| world.happens("failover", |rates| rates.failover)) {
+                    continue;
+                }
+                sim.with(|world| world.store.alone = true);
+                nap(&sim, 20_000).await;
+                sim.with(|world| {
+                    let undone = world.store.fail_over();
+                    *world.stats.entry("undone by a failover").or_default() += undone as u64;
+                });
+            }
         });
     }
     if let Some(retention) = retention {

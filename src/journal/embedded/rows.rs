@@ -168,7 +168,7 @@ pub(super) fn update(connection: &Connection, entry: &Entry) -> Result<Written, 
                 record,
                 checksum,
                 entry.id.as_bytes(),
-                signed(entry.revision.saturating_sub(1)),
+                signed(entry.follows),
             ])
         })
         .map_err(unavailable)?;

@@ -12,12 +12,11 @@ impl Entry {
         if !self.state.is_open() {
             return None;
         }
-        let mut next = self.clone();
+        let mut next = self.successor();
         // That the PSP pushed back is known of this attempt, not of a later one.
         if let State::InDoubt { pushback, .. } = &mut next.state {
             *pushback = false;
         }
-        next.revision = self.revision.saturating_add(1);
         next.fence_at = self.fence_at.max(fence_at);
         next.reading.streak = None;
         // Perhaps it was sent again in doubt (T12), and what failed since is a

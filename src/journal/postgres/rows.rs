@@ -57,10 +57,11 @@ SET state = u.state, open = u.open, attempt = u.attempt, revision = u.revision, 
     lease_until = u.lease_until, updated_at = u.updated_at, next_read_at = u.next_read_at, record = u.record,
     checksum = u.checksum
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::int8[], $8::int8[],
-    $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[]) WITH ORDINALITY
+    $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[], $17::int8[])
+    WITH ORDINALITY
     AS u (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at,
-          updated_at, next_read_at, record, checksum, n)
-WHERE o.id = u.id AND o.revision = u.revision - 1 AND NOT o.forgotten
+          updated_at, next_read_at, record, checksum, follows, n)
+WHERE o.id = u.id AND o.revision = u.follows AND NOT o.forgotten
   AND ((o.attempt = u.attempt AND o.nonce = u.nonce) OR o.attempt = u.attempt - 1)
   AND EXISTS (SELECT FROM payops.meta WHERE epoch = $16)
 RETURNING u.n";
@@ -92,6 +93,7 @@ pub(super) struct Columns {
     open: Vec<bool>,
     attempt: Vec<i64>,
     revision: Vec<i64>,
+    follows: Vec<i64>,
     nonce: Vec<Uuid>,
     lease_until: Vec<i64>,
     created_at: Vec<i64>,
@@ -114,6 +116,7 @@ impl Columns {
             columns.open.push(entry.state.is_open());
             columns.attempt.push(i64::from(entry.attempt));
             columns.revision.push(signed(entry.revision));
+            columns.follows.push(signed(entry.follows));
             columns.nonce.push(entry.nonce);
             columns.lease_until.push(entry.lease_until.0);
             columns.created_at.push(entry.created_at.0);
@@ -125,7 +128,14 @@ impl Columns {
         Ok(columns)
     }
 
-    /// The parameters of [`INSERT`] and [`UPDATE`].
+    /// The parameters of [`UPDATE`].
+    pub(super) fn changes<'a>(&'a self, epoch: &'a i64) -> Vec<Parameter<'a>> {
+        let mut changes = self.parameters(epoch).to_vec();
+        changes.push((&self.follows, Type::INT8_ARRAY));
+        changes
+    }
+
+    /// The parameters of [`INSERT`].
     pub(super) fn parameters<'a>(&'a self, epoch: &'a i64) -> [Parameter<'a>; 16] {
         [
             (&self.id, Type::UUID_ARRAY),

@@ -244,7 +244,7 @@ impl Writer {
     ) -> Result<(HashSet<usize>, HashSet<usize>), Failed> {
         let columns = Columns::of(waiting.iter().map(|(entry, _)| &**entry)).map_err(Failed::Error)?;
         let epoch = self.inner.epoch();
-        let ran = self.line.statement(rows::UPDATE, &columns.parameters(&epoch), until).await?;
+        let ran = self.line.statement(rows::UPDATE, &columns.changes(&epoch), until).await?;
         let numbers =
             ran.rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok());
         let written: HashSet<usize> = numbers.collect();
