@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, header, request::Parts};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -17,11 +17,12 @@ use crate::grpc::{
     Inbound,
     status::{self, Credentials},
 };
+use crate::issuer::Refusal;
 use crate::listener::Peer;
 use crate::payment::{Caller, id::CallerName};
 
 /// Longest token that is looked at.
-const TOKEN_BYTES_MAX: usize = 4096;
+const TOKEN_BYTES_MAX: usize = 8192;
 
 /// Lets only known callers pass, and only those who may.
 #[derive(Clone)]
@@ -69,21 +70,21 @@ impl<S> Layer<S> for AuthLayer {
     }
 }
 
-impl<S> Auth<S> {
-    fn caller(&self, headers: &HeaderMap, certificate: Option<&Certificate>) -> Result<Caller, Refused> {
-        let callers = self.callers.current();
-        let name = authenticated(&callers, headers, certificate).map_err(Refused::Unknown)?;
-        let may = match self.may {
-            Permission::Known => true,
-            Permission::Review => callers.may_review(name.as_str()),
-        };
-        if may { Ok(Caller { name }) } else { Err(Refused::Forbidden) }
-    }
+/// Who calls, if that caller may.
+async fn admitted(callers: &Callers, may: Permission, head: &Parts) -> Result<Caller, Refused> {
+    let peer = head.extensions.get::<Peer>();
+    let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+    let name = authenticated(callers, &head.headers, certificate).await.map_err(Refused::Unknown)?;
+    let may = match may {
+        Permission::Known => true,
+        Permission::Review => callers.may_review(name.as_str()),
+    };
+    if may { Ok(Caller { name }) } else { Err(Refused::Forbidden) }
 }
 
 /// By its token, or by its certificate. A certificate may be that of a proxy
 /// that passes tokens on: it then is no caller's, and the token decides.
-fn authenticated(
+async fn authenticated(
     callers: &Callers,
     headers: &HeaderMap,
     certificate: Option<&Certificate>,
@@ -91,9 +92,9 @@ fn authenticated(
     let certified = certificate.map(|certificate| callers.of_certificate(certificate));
     let name = match (bearer(headers)?, certified) {
         (None, None) => return Err(Credentials::Missing),
-        (None, Some(certified)) => certified.map_err(Credentials::Invalid)?,
+        (None, Some(certified)) => certified.map_err(Credentials::Invalid)?.to_owned(),
         (Some(token), certified) => {
-            let name = callers.authenticate(token).ok_or(Credentials::Invalid("the token is not known"))?;
+            let name = named_by(callers, token).await?;
             if certified.is_some_and(|certified| certified.is_ok_and(|certified| certified != name)) {
                 let why = "the token and the certificate are those of two callers";
                 return Err(Credentials::Invalid(why));
@@ -102,6 +103,22 @@ fn authenticated(
         }
     };
     name.parse().map_err(|_| Credentials::Invalid("the caller's name is not usable"))
+}
+
+/// Whom a token names: one of our own, or one that an issuer signed.
+async fn named_by(callers: &Callers, token: &str) -> Result<String, Credentials> {
+    if let Some(name) = callers.authenticate(token) {
+        return Ok(name.to_owned());
+    }
+    if callers.issuers().is_empty() {
+        return Err(Credentials::Invalid("the token is not known"));
+    }
+    let verified = callers.issuers().verify(token).await.map_err(|refusal| match refusal {
+        Refusal::Invalid(why) => Credentials::Invalid(why),
+        Refusal::Expired => Credentials::Expired,
+        Refusal::Unavailable { retry_after } => Credentials::IssuerUnavailable { retry_after },
+    })?;
+    callers.of_subject(&verified).map_err(Credentials::Invalid)
 }
 
 /// The token, where there is one.
@@ -138,24 +155,29 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<Peer>();
-        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        match self.caller(request.headers(), certificate) {
-            Ok(caller) => {
-                tracing::Span::current().record("caller", caller.name.as_str());
-                request.extensions_mut().insert(caller);
-                Box::pin(self.inner.call(request))
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (callers, may) = (self.callers.current(), self.may);
+        // The one that was polled ready.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let (mut head, body) = request.into_parts();
+        Box::pin(async move {
+            match admitted(&callers, may, &head).await {
+                Ok(caller) => {
+                    tracing::Span::current().record("caller", caller.name.as_str());
+                    head.extensions.insert(caller);
+                    inner.call(Request::from_parts(head, body)).await
+                }
+                Err(why) => {
+                    let trace = head.extensions.get::<Inbound>().map(|inbound| inbound.trace_id.as_str());
+                    let refusal = match why {
+                        Refused::Unknown(why) => status::unauthenticated(why, trace),
+                        Refused::Forbidden => status::forbidden(head.uri.path(), trace),
+                    };
+                    Ok(refusal.into_http())
+                }
             }
-            Err(why) => {
-                let trace = request.extensions().get::<Inbound>().map(|inbound| inbound.trace_id.clone());
-                let refusal = match why {
-                    Refused::Unknown(why) => status::unauthenticated(why, trace.as_deref()),
-                    Refused::Forbidden => status::forbidden(request.uri().path(), trace.as_deref()),
-                };
-                Box::pin(async move { Ok(refusal.into_http()) })
-            }
-        }
+        })
     }
 }
 

@@ -10,9 +10,27 @@
 //! certificate_names = ["spiffe://example.org/ns/shop/sa/returns"]
 //!
 //! [[caller]]
+//! name = "stock"                               # by the tokens of an issuer: its name, a colon, whom they name
+//! subjects = ["login:stock-service", "cluster:shop/stock"]
+//!
+//! [[caller]]
 //! name = "anna"                                # a person: two of them end a review
 //! token_sha256 = ["<64 hexadecimal digits>"]
 //! review = true                                # may look into and decide the operations of every caller
+//!
+//! [[issuer]]
+//! name = "login"
+//! url = "https://login.example.org"            # what its tokens have in `iss`
+//! audiences = ["payops"]                       # and in `aud`
+//!
+//! [[issuer]]                                   # the projected service-account tokens of a cluster
+//! name = "cluster"
+//! kubernetes = true
+//! url = "https://kubernetes.default.svc.cluster.local"
+//! audiences = ["payops"]
+//! jwks_url = "https://kubernetes.default.svc/openid/v1/jwks"
+//! ca_file = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+//! token_file = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 //! ```
 //!
 //! Tokens are long and random ([`new_token`]), so a plain SHA-256 is enough: there is nothing to guess.
@@ -24,10 +42,13 @@ mod parse;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
+    sync::Arc,
 };
 
 use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
+
+use crate::issuer::{Issuers, SubjectKind, Verified};
 
 pub use crate::callers::certificate::Certificate;
 pub use crate::callers::file::CallersFile;
@@ -53,6 +74,9 @@ pub struct Callers {
     hashes: Vec<(Hash, u32)>,
     /// Each name that a certificate may have, and the place of its caller.
     certificate_names: BTreeMap<String, u32>,
+    /// Each subject, with its issuer's name and a colon before it, and the place of its caller.
+    subjects: BTreeMap<String, u32>,
+    issuers: Arc<Issuers>,
 }
 
 impl Callers {
@@ -90,6 +114,29 @@ impl Callers {
             }
         };
         self.name(caller).ok_or("the certificate is no caller's")
+    }
+
+    /// Those who sign tokens.
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
+    /// The name of the caller whom a token names, or why it names none. One who is not declared has a name that no
+    /// declared caller can have: namespace and service account with a slash between them, or the issuer's name, a colon
+    /// and the subject.
+    pub fn of_subject(&self, verified: &Verified) -> Result<String, &'static str> {
+        let Verified { issuer, subject } = verified;
+        let known = format!("{issuer}:{subject}");
+        if let Some(name) = self.subjects.get(&known).and_then(|place| self.name(*place)) {
+            return Ok(name.to_owned());
+        }
+        match self.issuers.settings(issuer) {
+            Some(settings) if settings.admits_all => Ok(match settings.subject {
+                SubjectKind::ServiceAccount => (**subject).to_owned(),
+                SubjectKind::Claim(_) => known,
+            }),
+            _ => Err("the token's subject is no caller's"),
+        }
     }
 
     /// Whether the caller of that name may look into and decide the operations of every caller.

@@ -51,6 +51,7 @@ pub mod listener;
 pub mod inbound;
 pub mod auth;
 pub mod callers;
+pub mod issuer;
 pub mod grpc;
 pub mod health;
 pub mod operations;

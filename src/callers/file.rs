@@ -1,6 +1,9 @@
 //! The callers file, followed as it changes.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +24,11 @@ impl CallersFile {
         let path = path.into();
         let read = {
             let path = path.clone();
-            move |_: Option<&Callers>| match read_file(&path) {
-                Ok(text) => Callers::parse(&text),
+            move |before: Option<&Callers>| match read_file(&path) {
+                Ok(text) => {
+                    let folder = path.parent().unwrap_or(Path::new(""));
+                    Callers::parse_in(folder, &text, before)
+                }
                 Err(error) => {
                     let mut mistakes = Mistakes::default();
                     let problem = format!("the callers cannot be read ({error})");
@@ -39,19 +45,23 @@ impl CallersFile {
         self.0.current()
     }
 
-    /// Follows the file until `stop`. Each version is logged once.
+    /// Follows the file until `stop`, and sees to the keys of its issuers. Each version is logged once.
     pub async fn follow(self, stop: CancellationToken) {
-        let tell = |callers: &Callers, refreshed| match refreshed {
-            Some(Refreshed::Unchanged) => (),
-            Some(Refreshed::Changed) => {
-                tracing::info!(callers = callers.names().len(), "the callers file changed");
+        self.current().issuers().tend();
+        let tell = |callers: &Callers, refreshed| {
+            match refreshed {
+                Some(Refreshed::Unchanged) => {}
+                Some(Refreshed::Changed) => {
+                    tracing::info!(callers = callers.names().len(), "the callers file changed");
+                }
+                Some(Refreshed::Refused(mistakes)) => {
+                    tracing::error!(%mistakes, "the new callers file is refused, the old callers stay");
+                }
+                None => {
+                    tracing::error!("the callers file was not looked at");
+                }
             }
-            Some(Refreshed::Refused(mistakes)) => {
-                tracing::error!(%mistakes, "the new callers file is refused, the old callers stay");
-            }
-            None => {
-                tracing::error!("the callers file was not looked at");
-            }
+            callers.issuers().tend();
         };
         self.0.follow(stop, tell).await;
     }

@@ -1,5 +1,9 @@
 //! Reads the text of a callers file. Reports every mistake at once, and never a hash.
 
+mod issuer;
+
+use std::path::Path;
+
 use toml::{Table, Value};
 
 use crate::callers::{
@@ -8,25 +12,38 @@ use crate::callers::{
     hash,
 };
 use crate::config::{Mistakes, parse_toml};
+use crate::issuer::{Issuers, SubjectKind};
 
 const NAME_REMEDY: &str = "write 1 to 63 lower-case letters, digits, dots, dashes or underscores, \
                            beginning with a letter or digit";
 
 /// What proves to be a caller; each has at least one.
-const CREDENTIALS: [&str; 2] = ["token_sha256", "certificate_names"];
+const CREDENTIALS: [&str; 3] = ["token_sha256", "certificate_names", "subjects"];
+
+/// Longest subject of an issuer.
+const SUBJECT_BYTES_MAX: usize = 255;
 
 impl Callers {
     /// Reads the text of a callers file. Reports every mistake at once, and never a hash.
     pub fn parse(text: &str) -> Result<Self, Mistakes> {
+        Self::parse_in(Path::new(""), text, None)
+    }
+
+    /// The same of a file in `folder`, at which relative paths start, that takes the place of an earlier version.
+    pub(super) fn parse_in(folder: &Path, text: &str, before: Option<&Self>) -> Result<Self, Mistakes> {
         let mut file = parse_toml("callers", text)?;
-        let mut callers = Self::default();
         let mut mistakes = Mistakes::default();
+        let issuers = issuer::issuers(file.remove("issuer"), folder, &mut mistakes);
+        let issuers = Issuers::new(issuers, before.map(|before| &before.issuers));
+        let mut callers = Self { issuers, ..Self::default() };
         match file.remove("caller") {
             Some(Value::Array(list)) if !list.is_empty() => {
                 for (place, entry) in (0..).zip(list) {
                     callers.add(place, entry, &mut mistakes);
                 }
             }
+            // Everybody whom an issuer names may be one.
+            None if callers.issuers.admit_all() => {}
             _ => mistakes.add("caller", "is missing", "declare at least one [[caller]]"),
         }
         unknown(&file, "", &mut mistakes);
@@ -48,8 +65,7 @@ impl Callers {
         }
         self.names.push(name);
         if !CREDENTIALS.iter().any(|key| entry.contains_key(*key)) {
-            let remedy =
-                "list the SHA-256 of at least one token, in square brackets, or give certificate_names";
+            let remedy = "list the SHA-256 of at least one token, in square brackets, or give certificate_names or subjects";
             mistakes.add(format!("{at}.token_sha256"), "is missing", remedy);
         }
         let mut list = |key: &str, what: &str, mistakes: &mut Mistakes| match entry.remove(key) {
@@ -66,6 +82,9 @@ impl Callers {
         }
         for (nth, name) in list("certificate_names", "SPIFFE id or DNS name", mistakes).iter().enumerate() {
             self.add_certificate_name(place, &format!("{at}.certificate_names[{nth}]"), name, mistakes);
+        }
+        for (nth, subject) in list("subjects", "subject of an issuer", mistakes).iter().enumerate() {
+            self.add_subject(place, &format!("{at}.subjects[{nth}]"), subject, mistakes);
         }
         unknown(&entry, &format!("{at}."), mistakes);
     }
@@ -110,6 +129,28 @@ impl Callers {
         if let Some(other) = self.certificate_names.insert(name.to_owned(), place) {
             let problem = format!("is already a name of caller[{other}]");
             mistakes.add(key, problem, "give each caller names of its own, and each once");
+        }
+    }
+
+    fn add_subject(&mut self, place: u32, key: &str, subject: &Value, mistakes: &mut Mistakes) {
+        let parts = subject.as_str().and_then(|text| text.split_once(':'));
+        let parts = parts.filter(|(_, subject)| (1..=SUBJECT_BYTES_MAX).contains(&subject.len()));
+        let Some((issuer, subject)) = parts else {
+            let remedy = "write the name of the [[issuer]], a colon and the subject, such as \"login:orders\" or \
+                          \"cluster:shop/orders\"";
+            return mistakes.add(key, "is not the subject of an issuer", remedy);
+        };
+        let Some(settings) = self.issuers.settings(issuer) else {
+            let problem = format!("is of the issuer {issuer:?}, which is not declared");
+            return mistakes.add(key, problem, "declare it under [[issuer]]");
+        };
+        if settings.subject == SubjectKind::ServiceAccount && subject.split('/').count() != 2 {
+            let problem = "is not a service account";
+            return mistakes.add(key, problem, "write the namespace, a slash and the name");
+        }
+        if let Some(other) = self.subjects.insert(format!("{issuer}:{subject}"), place) {
+            let problem = format!("is already a subject of caller[{other}]");
+            mistakes.add(key, problem, "give each caller subjects of its own, and each once");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! here, with the details of the contract: `ErrorInfo`, `BadRequest`,
 //! `PreconditionFailure`, `RetryInfo`, `RequestInfo`.
 
+mod credentials;
 mod review;
 
 use std::{collections::HashMap, time::Duration};
@@ -21,21 +22,13 @@ use crate::payment::{
 };
 use crate::psp::NotSent;
 
+pub use self::credentials::{Credentials, unauthenticated};
 pub use self::review::{forbidden, review};
 
 const DOMAIN: &str = "payops.v1";
 
 /// Most fields that a message names; the details list more.
 const NAMED_MAX: usize = 10;
-
-/// Why nobody is let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Credentials {
-    /// There are none.
-    Missing,
-    /// They are not usable, for this reason.
-    Invalid(&'static str),
-}
 
 /// One error in the making.
 struct Told {
@@ -281,24 +274,6 @@ fn told_invalid(code: Code, refused: Refused, money: bool) -> Told {
     }
     told.details.set_bad_request(violations);
     told
-}
-
-/// Nobody that is known.
-pub fn unauthenticated(why: Credentials, trace_id: Option<&str>) -> Status {
-    let (reason, message) = match why {
-        Credentials::Missing => {
-            let message =
-                "no credentials: send metadata authorization: Bearer <token>, or show a certificate";
-            ("CREDENTIALS_MISSING", message.to_owned())
-        }
-        Credentials::Invalid(why) => {
-            ("CREDENTIALS_INVALID", format!("the credentials are not usable: {why}"))
-        }
-    };
-    // Who is not known cannot be told anything about a key.
-    Told::new(Code::Unauthenticated, reason, message)
-        .safe_to_use_new_key(false)
-        .into_status(trace_id.unwrap_or_default())
 }
 
 fn declined(decline: &Decline) -> Told {

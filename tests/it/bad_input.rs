@@ -6,7 +6,7 @@ mod fields;
 mod names;
 mod review;
 mod transport;
-mod wire;
+pub mod wire;
 
 use std::fmt::Debug;
 

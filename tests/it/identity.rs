@@ -1,5 +1,8 @@
 //! Who calls: certificates and tokens, and who is not let in by them.
 
+mod attacks;
 mod certificates;
+pub mod issuer;
 pub mod pki;
 mod tls;
+mod tokens;

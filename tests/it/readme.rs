@@ -134,6 +134,7 @@ fn every_link_leads_to_a_file() {
 fn the_readmes_errors_are_those_of_the_code() {
     let sources = [
         include_str!("../../src/grpc/status.rs"),
+        include_str!("../../src/grpc/status/credentials.rs"),
         include_str!("../../src/grpc/status/review.rs"),
         include_str!("../../src/grpc/command.rs"),
         include_str!("../../src/grpc/violations.rs"),

@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("inbound", &["failure", "grpc"]),
-    ("auth", &["callers", "grpc", "listener", "payment"]),
+    ("auth", &["callers", "grpc", "issuer", "listener", "payment"]),
     ("health", &["grpc"]),
     (
         "grpc",
@@ -65,7 +65,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("failure", &["journal", "payment", "psp"]),
     ("journal", &["clock", "config", "payment"]),
     ("psp", &["clock", "config", "payment"]),
-    ("callers", &["config"]),
+    ("callers", &["config", "issuer"]),
+    ("issuer", &["config"]),
     ("telemetry", &["config"]),
     // A client of the contract, like any other.
     ("cli", &["clock", "config", "grpc", "journal"]),

@@ -180,6 +180,7 @@ fn remedy(reason: Option<&str>, code: Code) -> Option<&'static str> {
         Some("CREDENTIALS_MISSING" | "CREDENTIALS_INVALID") => {
             "give the token of a person who may review, by --token-file or PAYOPS_TOKEN, or its certificate"
         }
+        Some("CREDENTIALS_EXPIRED") => "get a new token",
         Some("RPC_NOT_ALLOWED") => "ask the operators for review = true at your name",
         Some("OPERATION_NOT_FOUND") => "`payops operations list` shows what there is",
         Some("OPERATION_NOT_IN_REVIEW" | "PROPOSAL_MISMATCH") => {
@@ -191,9 +192,9 @@ fn remedy(reason: Option<&str>, code: Code) -> Option<&'static str> {
         Some("EVIDENCE_CONTRADICTS") => {
             "look at `payops operations show` once more; only if both of you know better: --override-evidence"
         }
-        Some("JOURNAL_UNAVAILABLE" | "OVERLOADED" | "DRAINING" | "DEADLINE_EXCEEDED") => {
-            "try again in a moment"
-        }
+        Some(
+            "JOURNAL_UNAVAILABLE" | "ISSUER_UNAVAILABLE" | "OVERLOADED" | "DRAINING" | "DEADLINE_EXCEEDED",
+        ) => "try again in a moment",
         Some(_) => return None,
         None if code == Code::Unimplemented => "the address is not one of a payops with this service",
         None if code == Code::Unavailable => "the connection broke: try again in a moment",

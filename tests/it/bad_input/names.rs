@@ -133,7 +133,7 @@ fn credentials() -> Vec<Row> {
         name.clone_into(&mut row.name);
         row
     };
-    let long = format!("Bearer {}", "t".repeat(4097));
+    let long = format!("Bearer {}", "t".repeat(8193));
     let mut rows = Vec::new();
     for (name, row) in [
         ("nobody captures", good()),
@@ -154,7 +154,7 @@ fn credentials() -> Vec<Row> {
         ("token of another case", "Bearer TOKEN-OF-ORDERS", "the token is not known"),
         ("token and a space", "Bearer  token-of-orders", "the token is not known"),
         ("empty token", "Bearer ", "the token is empty or too long"),
-        ("token of 4097", &long, "the token is empty or too long"),
+        ("token of 8193", &long, "the token is empty or too long"),
         ("another scheme", "Basic dG9rZW4=", "the scheme is not Bearer"),
         ("token alone", "token-of-orders", "expected: Bearer, a space, the token"),
         ("empty", "", "expected: Bearer, a space, the token"),
