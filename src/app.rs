@@ -336,7 +336,7 @@ impl tower_http::catch_panic::ResponseForPanic for PanicAnswer {
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send>) -> http::Response<Self::ResponseBody> {
         tracing::error!("a call panicked: a defect");
-        crate::grpc::status::money(&crate::failure::Failure::Internal, "").into_http()
+        crate::grpc::status::money(&crate::failure::Failure::Internal, None, "").into_http()
     }
 }
 

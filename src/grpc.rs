@@ -89,9 +89,11 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
     async fn carry_out(&self, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
         let trace = call.trace();
         let asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
+        let asker = asked.command.caller.clone();
+        let refused = |failure: Failure| status::money(&failure, Some(&asker), trace);
         if asked.validate_only {
             let valid = self.operations.validate(&asked.command).await;
-            return match valid.map_err(|failure| status::money(&failure, trace))? {
+            return match valid.map_err(refused)? {
                 None => Ok(Answer { operation: render::validated(&asked.command), entry: None }),
                 Some(answered) => {
                     let operation = status::outcome(&answered, trace)?;
@@ -100,11 +102,7 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
             };
         }
         let patience = Patience { until: call.until(self.waits), pending_suffices: asked.pending_suffices };
-        let answered = self
-            .operations
-            .carry_out(asked.command, patience)
-            .await
-            .map_err(|failure| status::money(&failure, trace))?;
+        let answered = self.operations.carry_out(asked.command, patience).await.map_err(refused)?;
         log(&answered);
         let operation = status::outcome(&answered, trace)?;
         Ok(Answer { operation, entry: Some(answered) })

@@ -117,7 +117,7 @@ where
 /// goes on: it runs as a task of its own.
 fn too_late(trace_id: &str, money: bool) -> Status {
     if money {
-        status::money(&Failure::InProgress(None), trace_id)
+        status::money(&Failure::InProgress(None), None, trace_id)
     } else {
         status::read(&Failure::DeadlineExceeded, trace_id)
     }

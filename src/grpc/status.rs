@@ -17,7 +17,7 @@ use crate::grpc::violations::{Refused, Violations};
 use crate::idempotency::Answered;
 use crate::journal::{self, entry::Entry, entry::State};
 use crate::payment::{
-    id::OperationId,
+    id::{CallerName, OperationId},
     outcome::{Decline, Reason},
 };
 use crate::psp::NotSent;
@@ -143,8 +143,9 @@ pub fn outcome(answered: &Answered, trace_id: &str) -> Result<pb::Operation, Sta
     Err(status)
 }
 
-/// A money RPC that has no operation to show for an answer.
-pub fn money(failure: &Failure, trace_id: &str) -> Status {
+/// A money RPC that has no operation to show for an answer, as `asker` may
+/// know it: of others' operations that they are there, and no more.
+pub fn money(failure: &Failure, asker: Option<&CallerName>, trace_id: &str) -> Status {
     // Whether another key is safe is a question to the journal. Where it was
     // not asked, an earlier call with this key may have moved money: not safe.
     let told = match failure {
@@ -155,19 +156,7 @@ pub fn money(failure: &Failure, trace_id: &str) -> Status {
         )
         .of(*operation)
         .safe_to_use_new_key(false),
-        Failure::Busy(other) => Told::new(
-            Code::Aborted,
-            "TRANSACTION_BUSY",
-            format!(
-                "{} {} is open on the transaction; retry when it is settled",
-                other.operation.kind(),
-                other.id
-            ),
-        )
-        .with("open_operation_id", other.id)
-        .with("open_operation_state", render::state_word(&other.state))
-        .retry(Duration::from_secs(2))
-        .safe_to_use_new_key(true),
+        Failure::Busy(other) => busy(other, asker).retry(Duration::from_secs(2)).safe_to_use_new_key(true),
         Failure::Refused(decline, operation) => declined(decline).of(*operation).safe_to_use_new_key(true),
         Failure::NotSent(why, operation) => not_sent(why).of(*operation).safe_to_use_new_key(true),
         Failure::InProgress(entry) => in_progress(entry.as_deref()),
@@ -195,6 +184,17 @@ pub fn money(failure: &Failure, trace_id: &str) -> Status {
         }
     };
     told.into_status(trace_id)
+}
+
+fn busy(open: &Entry, asker: Option<&CallerName>) -> Told {
+    let told = |message: &str| Told::new(Code::Aborted, "TRANSACTION_BUSY", message);
+    if asker != Some(&open.caller) {
+        return told("another caller's operation is open on the transaction; retry when it is settled");
+    }
+    let (kind, id) = (open.operation.kind(), open.id);
+    told(&format!("{kind} {id} is open on the transaction; retry when it is settled"))
+        .with("open_operation_id", id)
+        .with("open_operation_state", render::state_word(&open.state))
 }
 
 fn key_expired(state: Option<&str>) -> Told {
@@ -432,7 +432,8 @@ mod tests {
             sums: None,
         };
         let size = |failure: Failure| {
-            let answer: http::Response<tonic::body::Body> = money(&failure, &"0".repeat(32)).into_http();
+            let answer: http::Response<tonic::body::Body> =
+                money(&failure, None, &"0".repeat(32)).into_http();
             answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
         };
         let plain = size(Failure::Refused(Box::new(decline.clone()), None));

@@ -36,7 +36,7 @@ fn services() -> Vec<ServiceDescriptorProto> {
 }
 
 /// Every RPC: its name and its path.
-fn methods() -> Vec<(String, String)> {
+pub fn methods() -> Vec<(String, String)> {
     let path =
         |service: &ServiceDescriptorProto, method: &str| format!("/payops.v1.{}/{method}", service.name());
     let methods: Vec<_> = services()

@@ -1,5 +1,6 @@
 //! Who calls: certificates and tokens, and who is not let in by them.
 
+mod apart;
 mod attacks;
 mod certificates;
 pub mod issuer;
