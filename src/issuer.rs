@@ -374,9 +374,8 @@ mod tests {
         assert_eq!(fetches.pause(UnknownKey, false), Duration::ZERO);
     }
 
-    #[test]
-    fn issuers_that_did_not_change_keep_their_keys() {
-        let settings = |name: &str, audience: &str| Settings {
+    fn settings(name: &str, audience: &str) -> Settings {
+        Settings {
             name: name.to_owned(),
             url: format!("https://{name}.example"),
             audiences: vec![audience.to_owned()],
@@ -387,7 +386,25 @@ mod tests {
             subject: SubjectKind::Claim("sub".to_owned()),
             require: BTreeMap::new(),
             admits_all: false,
-        };
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_old_after_five_minutes_and_used_until_there_are_others() {
+        let issuer = Issuer::new(settings("a", "payops"));
+        assert!(!issuer.is_fresh());
+        let octets = "A".repeat(43);
+        let published = serde_json::json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "x": octets, "y": octets}]});
+        let keys = Keys::read(published.to_string().as_bytes(), &Algorithm::ALL).unwrap();
+        issuer.keys.store(Some(Arc::new(keys)));
+        tokio::time::advance(Duration::from_secs(299)).await;
+        assert!(issuer.is_fresh());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!issuer.is_fresh() && issuer.has("1"));
+    }
+
+    #[test]
+    fn issuers_that_did_not_change_keep_their_keys() {
         let first = Issuers::new(vec![settings("a", "payops"), settings("b", "payops")], None);
         let same = Issuers::new(vec![settings("a", "payops"), settings("b", "payops")], Some(&first));
         assert!(Arc::ptr_eq(&first, &same));

@@ -20,7 +20,8 @@
 //!       grpc::status        outcome or failure -> answer
 //! ```
 //!
-//! Beside that path: [`reconcile`] reads back what is in doubt, [`webhook`]
+//! Beside that path: [`issuer`] verifies for [`auth`] the tokens that others
+//! signed, [`reconcile`] reads back what is in doubt, [`webhook`]
 //! makes it read at once what the PSP says has changed, [`sweep`] compares the
 //! journal with the PSP's list, [`retention`] forgets what is old, [`review`]
 //! shows persons what it cannot decide and lets two of them, [`health`] tells the truth about readiness, [`sandbox`] is a Dintero to

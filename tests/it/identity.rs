@@ -3,6 +3,7 @@
 mod apart;
 mod attacks;
 mod certificates;
+mod docs;
 pub mod issuer;
 pub mod pki;
 mod tls;

@@ -117,6 +117,14 @@ async fn a_service_account_of_kubernetes_is_a_caller_and_its_cluster_is_asked_wi
     app.orders().await.capture("k", &card, 100).await.unwrap();
     let orders = app.caller(&token("shop", "orders")).await;
     eventually("it is let in", async || orders.operation("k").await.is_ok()).await;
+    // The token that the cluster is asked with was replaced, and the key as well.
+    let next = Key::rsa("next");
+    cluster.publish(&[&key, &next]);
+    cluster.wants("of-payops-2");
+    std::fs::write(app.config.callers.file.with_file_name("token"), "of-payops-2\n").unwrap();
+    let mut claims = cluster.claims_of_service_account("shop", "orders");
+    claims["iss"] = json!("kubernetes");
+    app.caller(&next.token(&claims)).await.operation("k").await.unwrap();
     // Everybody else of the cluster has its namespace and name for a name.
     let stock = app.caller(&token("shop", "stock")).await;
     assert_eq!(stock.operation("k").await.unwrap_err().reason(), "OPERATION_NOT_FOUND");
