@@ -27,6 +27,7 @@ mod connection;
 mod inner;
 mod line;
 mod migrate;
+mod news;
 mod opening;
 mod rows;
 mod settled;
@@ -53,6 +54,7 @@ use crate::journal::postgres::{
     connection::{Connector, Purpose},
     inner::Inner,
     line::Line,
+    news::News,
     opening::get,
     rows::Parameter,
     writer::{Answer, Job, Write, Writer},
@@ -62,8 +64,6 @@ use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId}
 
 /// Most writes that wait; more wait in their callers.
 const QUEUE_MAX: usize = 4096;
-/// Most changes that wait to be told to other processes.
-const NEWS_MAX: usize = 4096;
 
 /// Where a journal is, and what is said of it outside.
 #[derive(Clone, Debug)]
@@ -114,17 +114,18 @@ impl Postgres {
         }
         let meta = opening::open(&connected, settings).await?;
         let clock = Clock::following(status.shown);
-        let (news, hear) = mpsc::channel(NEWS_MAX);
+        let process = Uuid::new_v4();
+        let (news, telling) = News::new(process);
         let inner = Arc::new(Inner::new(settings.clone(), connector, clock.clone(), meta, news));
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let mut tasks = JoinSet::new();
         let line = Line { inner: Arc::clone(&inner), connection: Some(connected) };
-        let writer = Writer { inner: Arc::clone(&inner), line, id: Uuid::new_v4() };
+        let writer = Writer { inner: Arc::clone(&inner), line, id: process };
         // Not among those: it writes what it was given, and then ends.
         tokio::spawn(writer.run(queue));
         tasks.spawn(tend::examine(Arc::clone(&inner)));
         tasks.spawn(tend::watch(Arc::clone(&inner)));
-        tasks.spawn(tend::exchange(Arc::clone(&inner), hear));
+        tasks.spawn(news::exchange(Arc::clone(&inner), telling));
         let shared = Shared { inner, writes, damaged: Mutex::default(), _tasks: tasks };
         let journal = Self { shared: Arc::new(shared) };
         if let Some(lost_at) = journal.shared.inner.meta.lost_at {
@@ -289,7 +290,9 @@ impl Journal for Postgres {
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
-        self.shared.inner.hub.subscribe(id)
+        let changes = self.shared.inner.hub.subscribe(id);
+        self.shared.inner.news.want(id);
+        changes
     }
 
     fn is_broken(&self) -> bool {

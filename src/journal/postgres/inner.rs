@@ -15,6 +15,7 @@ use crate::journal::{
     postgres::{
         Settings,
         connection::{Connected, Connector, Purpose, READ_MAX, unavailable},
+        news::News,
         opening::{self, Identity, Meta, Status, get},
         rows::{self, Parameter},
         settled::{self, Settled},
@@ -41,8 +42,7 @@ pub(super) struct Inner {
     broken: AtomicBool,
     readers: Vec<tokio::sync::Mutex<Option<Arc<Connected>>>>,
     next: AtomicUsize,
-    /// What changed, for the other processes.
-    news: mpsc::Sender<(OperationId, u64)>,
+    pub(super) news: News,
 }
 
 impl Inner {
@@ -51,7 +51,7 @@ impl Inner {
         connector: Connector,
         clock: Clock,
         meta: Meta,
-        news: mpsc::Sender<(OperationId, u64)>,
+        news: News,
     ) -> Self {
         // One writes, one hears what others wrote.
         let readers = settings.postgres.connections_max.saturating_sub(2).max(1);
@@ -93,8 +93,7 @@ impl Inner {
     pub(super) fn changed(&self, changes: impl Iterator<Item = (OperationId, u64)>) {
         for (id, revision) in changes {
             self.hub.changed(id, revision);
-            // Who hears nothing looks again within a second.
-            self.news.try_send((id, revision)).ok();
+            self.news.changed(id, revision);
         }
     }
 
