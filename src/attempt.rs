@@ -46,8 +46,9 @@ pub struct Attempt {
 pub enum Attempted {
     /// The entry after it, in whatever state.
     Entry(Box<Entry>),
-    /// Somebody else wrote the key first; nothing was sent.
-    Overtaken,
+    /// Somebody else wrote the key first, and this, where it was seen; nothing
+    /// was sent.
+    Overtaken(Option<Box<Entry>>),
 }
 
 /// Carries out attempts. `F` sends and waits, within bounds.
@@ -157,7 +158,7 @@ where
             Some(released) => {
                 let event = Event::Retried(Beginning { nonce: fresh::uuid_v4(), fence_at, lease_until });
                 let Ok(Some(entry)) = released.after(&event, now, schedule) else {
-                    return Ok(Once::Done(Attempted::Overtaken));
+                    return Ok(Once::Done(Attempted::Overtaken(None)));
                 };
                 let written = journal.update(entry.clone()).await.map_err(Failure::Journal)?;
                 (entry, written)
@@ -166,7 +167,8 @@ where
         match written {
             Written::Done => {}
             Written::Stale if wrong!(RetryWithoutCompare) => {}
-            Written::KeyTaken(_) | Written::Stale => return Ok(Once::Done(Attempted::Overtaken)),
+            Written::KeyTaken(rival) => return Ok(Once::Done(Attempted::Overtaken(Some(rival)))),
+            Written::Stale => return Ok(Once::Done(Attempted::Overtaken(None))),
             Written::Busy(other) => return Err(Failure::Busy(other)),
             Written::Forgotten(tombstone) => return Err(Failure::KeyExpired(Some(tombstone.state))),
         }
@@ -221,7 +223,7 @@ where
         let prepared = self.conclude.psp.prepare(&entry.command()).await?;
         match self.begin_again(entry, prepared, Event::Resent).await? {
             Once::Done(Attempted::Entry(entry)) => Ok(*entry),
-            Once::Done(Attempted::Overtaken) => Err(Failure::Internal),
+            Once::Done(Attempted::Overtaken(_)) => Err(Failure::Internal),
             Once::Received(entry, received) => self.conclude.record(*entry, received).await,
         }
     }
@@ -269,8 +271,7 @@ where
         if let Some(loss) = forgotten.filter(|loss| now < loss.quiet_until) {
             return Err(Failure::JournalLost { retry_after: loss.quiet_until.since(now) });
         }
-        let is_void = command.operation.kind() == Kind::Void;
-        if forgotten.is_none() && !is_void && command.guards == crate::payment::Guards::default() {
+        if forgotten.is_none() && is_plain(command) {
             return Ok(Checked::Send);
         }
         look_before(psp, command, forgotten.is_some()).await.map_err(|failure| match failure {
@@ -359,6 +360,16 @@ impl<J: Journal, P: Psp> Service<Flight<P::Prepared>> for Sender<J, P> {
             Ok(received.await.unwrap_or_else(|_| Received::Unknown("the sender ended".into())))
         })
     }
+}
+
+/// Whether the PSP is asked for nothing before the first record.
+pub fn records_first<J: Journal>(journal: &J, command: &Command) -> bool {
+    journal.loss().is_none() && is_plain(command)
+}
+
+/// Neither a guard, nor a void, which has no mark of its own.
+fn is_plain(command: &Command) -> bool {
+    command.operation.kind() != Kind::Void && command.guards == crate::payment::Guards::default()
 }
 
 /// What is told of an attempt that was not sent, once that is recorded: the

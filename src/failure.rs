@@ -81,6 +81,30 @@ impl Failure {
         }
     }
 
+    /// Whether it says nothing of what its key came to before: an operation of
+    /// it may be in the journal.
+    pub fn leaves_the_key_open(&self) -> bool {
+        match self {
+            Self::Refused(_, None)
+            | Self::NotSent(_, None)
+            | Self::Journal(journal::Error::Unavailable(_))
+            | Self::JournalLost { .. }
+            | Self::KeyExpired(None) => true,
+            Self::Refused(_, Some(_))
+            | Self::NotSent(_, Some(_))
+            | Self::Journal(_)
+            | Self::KeyExpired(Some(_))
+            | Self::KeyReused(_)
+            | Self::Busy(_)
+            | Self::InProgress(_)
+            | Self::Unrecorded(_)
+            | Self::Draining
+            | Self::UnknownOperation
+            | Self::DeadlineExceeded
+            | Self::Internal => false,
+        }
+    }
+
     /// What a read that failed means for a call that needed it.
     pub fn from_read(error: ReadError) -> Self {
         use crate::payment::outcome::{PspError, Reason};

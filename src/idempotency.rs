@@ -13,7 +13,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Layer, Service, ServiceExt as _};
 
-use crate::attempt::{Attempt, Attempted, LOOK_AGAIN_AFTER};
+use crate::attempt::{Attempt, Attempted, LOOK_AGAIN_AFTER, records_first};
 use crate::failure::Failure;
 use crate::journal::{
     Journal, Loss,
@@ -158,8 +158,7 @@ where
     async fn joined(&self, command: &Command, ended: Result<Answered, Failure>) -> Result<Answered, Failure> {
         let is_final = ended.as_ref().is_ok_and(|answered| answered.entry.state.is_final());
         if !is_final {
-            let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
-            match found {
+            match self.find(command).await? {
                 Some(entry) if entry.fingerprint != command.operation.fingerprint() => {
                     return Err(Failure::KeyReused(Some(entry.id)));
                 }
@@ -173,8 +172,11 @@ where
 
     /// No other call of this process runs the key now.
     async fn alone(&self, command: Command, fingerprint: Fingerprint) -> Result<Answered, Failure> {
+        // A first write tells what there is of the key as well as a look at it
+        // would: where nothing is asked of the PSP before, there is no look.
+        let mut looked = !records_first(&self.journal, &command);
+        let mut found = if looked { self.find(&command).await? } else { self.recall(&command).await? };
         for _ in 0..ROUNDS_MAX {
-            let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
             let prior = match found {
                 None => None,
                 Some(entry) if entry.fingerprint != fingerprint && !wrong!(NoFingerprint) => {
@@ -204,12 +206,27 @@ where
             // Called only when there is something to send: a replay needs no
             // permit of the stack below.
             let attempted = self.inner.clone().oneshot(attempt).await;
-            match attempted.map_err(|error| Failure::from_stack(error).of(prior_id))? {
-                Attempted::Entry(entry) => return Ok(Answered { entry: *entry, replayed: false }),
-                Attempted::Overtaken => {}
-            }
+            found = match attempted.map_err(|error| Failure::from_stack(error).of(prior_id)) {
+                Ok(Attempted::Entry(entry)) => return Ok(Answered { entry: *entry, replayed: false }),
+                Ok(Attempted::Overtaken(Some(rival))) => Some(*rival),
+                Ok(Attempted::Overtaken(None)) => self.find(&command).await?,
+                // It did not come to the write, or that found out nothing.
+                Err(failure) if !looked && prior_id.is_none() && failure.leaves_the_key_open() => {
+                    Some(self.find(&command).await?.ok_or(failure)?)
+                }
+                Err(failure) => return Err(failure),
+            };
+            looked = true;
         }
         Err(Failure::InProgress(None))
+    }
+
+    async fn find(&self, command: &Command) -> Result<Option<Entry>, Failure> {
+        self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)
+    }
+
+    async fn recall(&self, command: &Command) -> Result<Option<Entry>, Failure> {
+        self.journal.recall(&command.caller, &command.key).await.map_err(Failure::Journal)
     }
 }
 

@@ -35,6 +35,16 @@ pub trait Journal: Clone + Send + Sync + 'static {
         key: &IdempotencyKey,
     ) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
 
+    /// The entry of a key, where that is known without asking anybody. That
+    /// there is none says nothing: the first write finds out.
+    fn recall(
+        &self,
+        caller: &CallerName,
+        key: &IdempotencyKey,
+    ) -> impl Future<Output = Result<Option<Entry>, Error>> + Send {
+        self.find(caller, key)
+    }
+
     /// The entry of an operation.
     fn get(&self, id: OperationId) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
 

@@ -184,6 +184,10 @@ impl Postgres {
 }
 
 impl Journal for Postgres {
+    async fn recall(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
+        Ok(self.shared.inner.settled.find(caller, key, self.remembers_since()))
+    }
+
     async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
         let settled = &self.shared.inner.settled;
         if let Some(entry) = settled.find(caller, key, self.remembers_since()) {
@@ -203,7 +207,10 @@ impl Journal for Postgres {
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
-        self.put(Write::Insert(Box::new(entry))).await
+        match self.put(Write::Insert(Box::new(entry))).await? {
+            Written::KeyTaken(rival) => Ok(Written::KeyTaken(Box::new(self.lasting(*rival).await?))),
+            written => Ok(written),
+        }
     }
 
     async fn update(&self, entry: Entry) -> Result<Written, Error> {

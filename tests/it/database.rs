@@ -116,7 +116,7 @@ impl Server {
         run(&mut command);
         let settings = "fsync = off\nwal_level = replica\nmax_connections = 200\nshared_buffers = 32MB\n\
                         listen_addresses = '127.0.0.1'\nwal_keep_size = 64MB\n\
-                        wal_retrieve_retry_interval = 100ms\n";
+                        wal_retrieve_retry_interval = 100ms\nshared_preload_libraries = 'pg_stat_statements'\n";
         let mut file = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
         file.write_all(settings.as_bytes()).unwrap();
         let mut server = Self { directory, port: free_port(), running: None };

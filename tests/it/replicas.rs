@@ -1,6 +1,7 @@
 //! Boundaries in front of one PSP, on one database.
 
 mod replays;
+mod statements;
 mod waits;
 
 use std::{collections::BTreeMap, time::Duration};
