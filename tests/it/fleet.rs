@@ -69,9 +69,12 @@ async fn torment(run: Arc<Run>, replica: usize) -> (Child, Toll) {
         let mut life = place.begin(&mut place.command());
         if !is_last && dice.one_in(10) {
             dice.pause(0, 200).await;
+            if life.try_wait().unwrap().is_some() {
+                toll.refused += 1;
+                continue;
+            }
             signal(&life, Signal::KILL);
-            // Or it had ended before: without a database it does not start.
-            assert!(!ended(&mut life).await.success());
+            assert!(!ended(&mut life).await.success(), "it was killed");
             run.kills.fetch_add(1, Relaxed);
             toll.kills += 1;
             toll.at_start += 1;
@@ -104,6 +107,9 @@ async fn torment(run: Arc<Run>, replica: usize) -> (Child, Toll) {
             signal(&life, Signal::CONT);
         }
         dice.pause(300, 2_500).await;
+        while run.is_ahead(run.kills.load(Relaxed)) && !run.enough() {
+            dice.pause(50, 100).await;
+        }
         assert!(life.try_wait().unwrap().is_none(), "it ended by itself: {}", place.log());
         if dice.one_in(6) {
             signal(&life, Signal::TERM);
@@ -156,10 +162,13 @@ async fn trouble(run: Arc<Run>, mut cluster: Cluster) -> (Cluster, Troubles) {
     let mut dice = Dice::new(run.seed, 1 << 13);
     let mut troubles = Troubles::default();
     for number in 0.. {
+        dice.pause(300, 2_000).await;
+        while run.is_ahead(number) && !run.enough() {
+            dice.pause(50, 100).await;
+        }
         if run.enough() && number > 5 {
             break;
         }
-        dice.pause(300, 2_000).await;
         let pause = Duration::from_millis(dice.between(0, 1_500));
         let began = Instant::now();
         block_in_place(|| match number % 6 {

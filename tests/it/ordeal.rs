@@ -148,6 +148,11 @@ impl Run {
         self.over.load(Relaxed) >= self.operations_wanted && self.kills.load(Relaxed) >= self.kills_wanted
     }
 
+    /// Whether so much harm was done for what callers have had done so far: all of it is to be spread over all of that.
+    pub fn is_ahead(&self, harm: usize) -> bool {
+        harm * self.operations_wanted > self.over.load(Relaxed) * self.kills_wanted
+    }
+
     fn hear(&self, what: String) {
         *self.heard.lock().unwrap().entry(what).or_default() += 1;
     }
