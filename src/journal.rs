@@ -92,6 +92,11 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
 
+    /// Whether other processes work off the same journal.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Whether this process must not write any more, because what it knows of
     /// the journal may be wrong: it has to end.
     fn is_broken(&self) -> bool {

@@ -173,7 +173,8 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         let Shared { conclude, looking, begins_at, .. } = &*self.shared;
         // Those that are being looked at are still due: ask for more.
         let busy = looking.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let mut due = match conclude.journal.due(now, most.saturating_mul(CHOICE).saturating_add(busy)).await
+        let choice = if conclude.journal.is_shared() { CHOICE } else { 1 };
+        let mut due = match conclude.journal.due(now, most.saturating_mul(choice).saturating_add(busy)).await
         {
             Ok(due) => due,
             Err(error) => {
@@ -183,7 +184,9 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         };
         let looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|entry| !looking.contains_key(&entry.id));
-        due.sort_unstable_by_key(|entry| entry.nonce.as_u128() ^ begins_at);
+        if conclude.journal.is_shared() {
+            due.sort_unstable_by_key(|entry| entry.nonce.as_u128() ^ begins_at);
+        }
         due.truncate(most);
         due
     }

@@ -302,6 +302,10 @@ impl Journal for Postgres {
         changes
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn is_broken(&self) -> bool {
         self.shared.inner.is_broken()
     }

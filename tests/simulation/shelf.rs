@@ -317,6 +317,10 @@ impl Journal for Shelf {
         Err(Error::Unavailable("nobody lists here".to_owned()))
     }
 
+    fn is_shared(&self) -> bool {
+        self.life.sim.with(|world| world.plan.replicas > 1)
+    }
+
     fn loss(&self) -> Option<Loss> {
         self.life.sim.with(|world| world.store.loss)
     }
