@@ -146,6 +146,13 @@ impl Asked {
                 );
                 Heard::Again
             }
+            // Its deadline left no time to look anything up. At another process it cannot be joined.
+            Code::Aborted
+                if reason == "OPERATION_IN_PROGRESS" && refused.metadata("operation_id").is_none() =>
+            {
+                self.unanswered |= run.places.len() > 1;
+                Heard::Again
+            }
             Code::Aborted | Code::Unavailable | Code::ResourceExhausted | Code::Internal => {
                 assert_ne!(reason, "IN_REVIEW", "{}: {refused:?}", self.key);
                 assert_ne!(reason, "INTERNAL", "{}: {refused:?}", self.key);
