@@ -9,6 +9,7 @@ pub mod follow;
 mod hub;
 pub mod postgres;
 mod record;
+pub mod transfer;
 
 use std::time::Duration;
 

@@ -153,7 +153,9 @@ fn run(command: Command) -> Result<(), Failed> {
             let config = Config::from_path(config.as_deref(), std::env::vars())?;
             wait_for(migrate(config))
         }
-        Command::Journal(command) => Ok(cli::journal::run(&command)?),
+        Command::Journal(command) => {
+            wait_for(async { cli::journal::run(&command).await.map_err(Failed::from) })
+        }
         Command::Token(TokenCommand::New { name, review }) => {
             let (token, hash) = payops::callers::new_token().map_err(|error| unavailable(&error))?;
             let text = format!(

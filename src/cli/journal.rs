@@ -1,12 +1,16 @@
-//! `payops journal`: for whoever looks after the journal. Nothing here changes
-//! it, and a payops that runs on it goes on.
+//! `payops journal`: for whoever looks after the journal. A payops that runs on
+//! it goes on; only an export wants it stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{EXIT_CONFIGURATION, EXIT_UNAVAILABLE, Failed, print};
 use crate::clock::Timestamp;
 use crate::config::{self, Config};
-use crate::journal::embedded::{self, Checked, Stats};
+use crate::journal::{
+    embedded::{self, Checked, Stats},
+    postgres::{self, Imported},
+    transfer::Sum,
+};
 use clap::{Args, Subcommand};
 
 /// Look after the journal
@@ -22,6 +26,30 @@ pub enum Command {
         /// Where the journal is.
         #[command(flatten)]
         place: Place,
+    },
+    /// Write the journal of a stopped payops to a new file, to move it to PostgreSQL
+    ///
+    /// From then on no payops starts on the folder: two journals of one account would each send.
+    Export {
+        /// The file; it must not be there yet
+        #[arg(required_unless_present = "undo")]
+        file: Option<PathBuf>,
+        /// The file was imported nowhere: let the folder be the journal again
+        #[arg(long, conflicts_with = "file")]
+        undo: bool,
+        /// Where the journal is.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Take such a file into an empty journal in PostgreSQL, all of it or nothing
+    ///
+    /// The same file again changes nothing.
+    Import {
+        /// The file
+        file: PathBuf,
+        /// The configuration file (or PAYOPS_CONFIG)
+        #[arg(long)]
+        config: Option<PathBuf>,
     },
     /// Check all that a start checks
     Check {
@@ -49,16 +77,35 @@ pub struct Place {
 }
 
 /// Carries it out.
-pub fn run(command: &Command) -> Result<(), Failed> {
-    let text = answer(command)?;
+pub async fn run(command: &Command) -> Result<(), Failed> {
+    let text = answer(command).await?;
     print(&text).map(|_| ())
 }
 
-fn answer(command: &Command) -> Result<String, Failed> {
+async fn answer(command: &Command) -> Result<String, Failed> {
     Ok(match command {
         Command::Backup { file, place } => {
             let Checked { entries, .. } = embedded::backup(&place.directory()?, file).map_err(told)?;
             format!("{}: {entries} operations, checked and synced\n", file.display())
+        }
+        Command::Export { file: Some(file), place, .. } => {
+            let Sum { entries, tombstones, .. } =
+                embedded::export(&place.directory()?, file).map_err(told)?;
+            format!(
+                "{}: {entries} operations and {tombstones} tombstones, checked and synced\n",
+                file.display()
+            )
+        }
+        Command::Export { file: None, place, .. } => {
+            embedded::take_back(&place.directory()?).map_err(told)?;
+            "The folder may be used again.\n".to_owned()
+        }
+        Command::Import { file, config } => {
+            let database = database(config.as_deref())?;
+            let Imported { sum, again } = postgres::import(&database, file).await.map_err(told)?;
+            let so =
+                if again { "had been imported before; nothing was changed" } else { "are in the journal" };
+            format!("{} operations and {} tombstones {so}\n", sum.entries, sum.tombstones)
         }
         Command::Check { place } => {
             let Checked { entries, in_use } = embedded::check(&place.directory()?).map_err(told)?;
@@ -79,13 +126,24 @@ impl Place {
                     Err(Failed::new(why, EXIT_CONFIGURATION))
                 }
                 Ok(config) => Ok(config.journal.directory),
-                Err(mistakes) => {
-                    let why = format!("the configuration is not usable:\n{mistakes}");
-                    Err(Failed::new(why, EXIT_CONFIGURATION))
-                }
+                Err(mistakes) => Err(unusable(mistakes)),
             },
         }
     }
+}
+
+/// The database that the configuration names.
+fn database(config: Option<&Path>) -> Result<config::Postgres, Failed> {
+    let config = Config::from_path(config, std::env::vars()).map_err(unusable)?;
+    config.journal.postgres.ok_or_else(|| {
+        let why = "journal.postgres.url: is missing; a journal is imported into PostgreSQL";
+        Failed::new(why, EXIT_CONFIGURATION)
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn unusable(mistakes: config::Mistakes) -> Failed {
+    Failed::new(format!("the configuration is not usable:\n{mistakes}"), EXIT_CONFIGURATION)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
@@ -105,6 +163,7 @@ fn table(stats: &Stats) -> String {
     row("generation", stats.generation.to_string());
     row("lost", stats.lost_at.map_or_else(|| "never".to_owned(), date));
     row("backup", if stats.is_backup { "yes, never opened" } else { "no" }.to_owned());
+    row("moved", if stats.is_moved { "yes, exported" } else { "no" }.to_owned());
     row("in use", if stats.in_use { "yes" } else { "no" }.to_owned());
     let lines = rows.iter().map(|(name, value)| format!("{name:12}  {value}\n"));
     lines.collect()

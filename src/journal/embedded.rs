@@ -19,9 +19,11 @@
 //!   be lost, by what is known outside: a generation in the configuration, a
 //!   mark beside the file.
 
+mod export;
 mod inspect;
 mod mark;
 mod meta;
+mod new_file;
 mod opening;
 mod rows;
 mod schema;
@@ -53,6 +55,7 @@ use crate::journal::hub::Hub;
 use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
+pub use crate::journal::embedded::export::{export, take_back};
 pub use crate::journal::embedded::inspect::{Checked, Stats, backup, check, stats};
 
 /// Most writes that wait; more wait in their callers.

@@ -24,6 +24,7 @@
 //!   so that no insert can pass between the two.
 
 mod connection;
+mod import;
 mod inner;
 mod line;
 mod migrate;
@@ -59,8 +60,11 @@ use crate::journal::postgres::{
     rows::Parameter,
     writer::{Answer, Job, Write, Writer},
 };
+use crate::journal::record::hash_of_key;
 use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
+
+pub use crate::journal::postgres::import::{Imported, import};
 
 /// Most writes that wait; more wait in their callers.
 const QUEUE_MAX: usize = 4096;
@@ -105,7 +109,7 @@ impl Postgres {
         }
         migrate::verify(&connected).await?;
         let status = opening::status(&connected).await?;
-        opening::require_standby(&status, settings)?;
+        opening::require_standby(&status, &settings.postgres)?;
         if settings.postgres.without_standby {
             tracing::warn!(
                 "journal.postgres.without_standby: what the database acknowledges may be lost with its machine, so \
@@ -279,8 +283,15 @@ impl Journal for Postgres {
 
     async fn tombstone(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
         match self.by_key(caller, key).await? {
-            Some(row) if get::<bool>(&row, 2)? => Ok(Some(Tombstone { state: get(&row, 3)? })),
-            _ => Ok(None),
+            Some(row) if get::<bool>(&row, 2)? => return Ok(Some(Tombstone { state: get(&row, 3)? })),
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        let hash = hash_of_key(caller.as_str(), key.as_str());
+        let found = self.shared.inner.read(rows::TOMBSTONE, &[(&hash, Type::BYTEA)]).await?;
+        match found.first() {
+            Some(row) => Ok(Some(Tombstone { state: get(row, 0)? })),
+            None => Ok(None),
         }
     }
 
@@ -293,7 +304,9 @@ impl Journal for Postgres {
     }
 
     fn remembers_since(&self) -> Timestamp {
-        self.shared.inner.clock.now() - self.shared.inner.settings.terms.retention
+        let Inner { settings, meta, clock, .. } = &*self.shared.inner;
+        // Where it came from it may have remembered less.
+        (clock.now() - settings.terms.retention).max(meta.forgotten_before.unwrap_or(Timestamp(i64::MIN)))
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {

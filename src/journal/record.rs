@@ -26,6 +26,13 @@ pub(super) fn checksum(parts: &[&[u8]]) -> Vec<u8> {
     sum.finalize().to_vec()
 }
 
+/// What a tombstone has of a key: neither caller nor key can hold a line feed.
+pub(super) fn hash_of_key(caller: &str, key: &str) -> Vec<u8> {
+    let mut hash = checksum(&[caller.as_bytes(), b"\n", key.as_bytes()]);
+    hash.truncate(16);
+    hash
+}
+
 /// Databases count with a sign.
 pub(super) fn signed(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)

@@ -49,7 +49,7 @@ async fn another(app: &TestApp) -> (Caller, DropGuard) {
 }
 
 /// A capture that was just recorded by some replica.
-fn recorded(caller: &str, key: &str, card: &str, amount: i64, now: Timestamp) -> Entry {
+pub fn recorded(caller: &str, key: &str, card: &str, amount: i64, now: Timestamp) -> Entry {
     let capture = Capture {
         amount: Amount::new(amount).unwrap(),
         items: Vec::new(),

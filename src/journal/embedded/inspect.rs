@@ -2,13 +2,7 @@
 //! count, a backup. Nothing of the journal is changed, and a payops that runs
 //! on it goes on.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use rusqlite::Connection;
 
@@ -17,6 +11,7 @@ use crate::journal::{
     Error,
     embedded::{
         meta::Meta,
+        new_file::NewFile,
         opening::{self, Files, Lock},
         rows::unavailable,
         schema,
@@ -55,6 +50,8 @@ pub struct Stats {
     pub lost_at: Option<Timestamp>,
     /// Whether it is a backup that was never opened.
     pub is_backup: bool,
+    /// Whether it was exported, and lives elsewhere since.
+    pub is_moved: bool,
     /// Whether a payops runs on it.
     pub in_use: bool,
 }
@@ -113,6 +110,7 @@ pub fn stats(directory: &Path) -> Result<Stats, Error> {
             generation: meta.generation,
             lost_at: meta.lost_at,
             is_backup: meta.copy,
+            is_moved: meta.moved,
             in_use: matches!(lock, Some(Lock::InUse)),
         })
     };
@@ -133,31 +131,16 @@ pub fn backup(directory: &Path, target: &Path) -> Result<Checked, Error> {
 }
 
 fn copy(journal: &Connection, target: &Path) -> Result<u64, Error> {
-    let failed = |error: io::Error| Error::Unavailable(format!("{}: {error}", target.display()));
-    if target.exists() {
-        return Err(Error::Unavailable(format!("{} is there already", target.display())));
-    }
-    // The name is given when the file is complete: half a backup, or one without
-    // its mark, is none.
-    let mut name = target.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    match fs::remove_file(&part) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    File::options().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)?;
+    let (new, _) = NewFile::begin(target)?;
     let written =
-        part.to_str().ok_or_else(|| Error::Unavailable("the file's name is not text".to_owned()))?;
+        new.part().to_str().ok_or_else(|| Error::Unavailable("the file's name is not text".to_owned()))?;
     journal.execute("VACUUM INTO ?1", [written]).map_err(unavailable)?;
-    let copy = schema::open_to_write(&part)?;
+    let copy = schema::open_to_write(new.part())?;
     let sound = opening::verify(&copy)?;
+    // It has no name before its mark.
     Meta { copy: true, ..sound.meta }.store(&copy)?;
     copy.close().map_err(|(_, error)| unavailable(error))?;
-    File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::rename(&part, target).map_err(failed)?;
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    new.finish()?;
     Ok(sound.entries)
 }
 

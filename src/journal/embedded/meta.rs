@@ -21,6 +21,9 @@ pub(super) struct Meta {
     /// Whether this is a backup that was never opened.
     #[serde(default)]
     pub(super) copy: bool,
+    /// Whether it was exported, to be moved to another backend.
+    #[serde(default)]
+    pub(super) moved: bool,
     /// Keys that tell their age, and are older, left no tombstone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) forgotten_before: Option<Timestamp>,

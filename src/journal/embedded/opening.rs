@@ -39,7 +39,7 @@ pub(super) struct Files {
     directory: PathBuf,
     pub(super) journal: PathBuf,
     pub(super) log: PathBuf,
-    mark: PathBuf,
+    pub(super) mark: PathBuf,
     lock: PathBuf,
 }
 
@@ -85,13 +85,13 @@ impl Files {
         }
     }
 
-    fn io(&self, what: &str) -> impl Fn(io::Error) -> Error {
+    pub(super) fn io(&self, what: &str) -> impl Fn(io::Error) -> Error {
         let what = format!("{what} {}", self.directory.display());
         move |error| Error::Unavailable(format!("{what}: {error}"))
     }
 
     /// Keeps every other process out, if none is in.
-    fn lock(&self) -> Result<Lock, Error> {
+    pub(super) fn lock(&self) -> Result<Lock, Error> {
         let file = File::create(&self.lock).map_err(self.io("cannot write to"))?;
         self.take(file)
     }
@@ -155,6 +155,16 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
     let mut connection = schema::open_to_write(&files.journal)?;
     let known = if schema::is_empty(&connection)? { None } else { Some(verify(&connection)?) };
     let loss = compare((settings.terms.generation, settings.terms.new), known.as_ref(), found)?;
+    if let Some(Sound { meta: Meta { moved: true, generation, .. }, .. }) = &known
+        && loss.is_none()
+    {
+        return Err(Error::Unavailable(format!(
+            "it was exported, to be moved to PostgreSQL, and two journals of one account would each send. If it was \
+             imported nowhere: payops journal export --undo. To go back to it all the same, and lose what came since, \
+             set journal.generation = {}",
+            generation.saturating_add(1)
+        )));
+    }
     schema::use_log(&connection)?;
 
     let mark = Mark::open(&files.mark).map_err(files.io("cannot write to"))?;
@@ -168,10 +178,10 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(rows::unavailable)?;
     let meta = match known {
-        Some(known) => Meta { generation, copy: false, ..known.meta },
+        Some(known) => Meta { generation, copy: false, moved: false, ..known.meta },
         None => {
             schema::make(&transaction)?;
-            Meta { generation, copy: false, lost_at: None, forgotten_before: None }
+            Meta { generation, copy: false, moved: false, lost_at: None, forgotten_before: None }
         }
     };
     let meta = Meta { lost_at: loss.map(|_| now).or(meta.lost_at), ..meta };
@@ -274,7 +284,7 @@ fn take_over(connection: &Connection, now: Timestamp, schedule: &Schedule) -> Re
     Ok(())
 }
 
-fn write_mark(files: &Files, mark: &Mark, acknowledged: Acknowledged) -> Result<(), Error> {
+pub(super) fn write_mark(files: &Files, mark: &Mark, acknowledged: Acknowledged) -> Result<(), Error> {
     mark.write(acknowledged).and_then(|()| mark.sync()).map_err(files.io("cannot write to"))?;
     files.sync()
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::entry::Entry;
-use crate::journal::record::{self, encode, signed};
+use crate::journal::record::{self, encode, hash_of_key, signed};
 use crate::journal::{Error, Filter, Tombstone, Written};
 
 pub(super) use crate::journal::record::checksum;
@@ -101,6 +101,35 @@ pub(super) fn open(connection: &Connection) -> Result<Vec<Entry>, Error> {
         .map_err(unavailable)?;
     let rows = statement.query_map([], raw).map_err(unavailable)?;
     rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
+}
+
+/// Every entry, in the order in which they came.
+pub(super) fn each(
+    connection: &Connection,
+    mut take: impl FnMut(Entry) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut statement =
+        connection.prepare("SELECT record, checksum FROM operations ORDER BY id").map_err(unavailable)?;
+    let mut rows = statement.query([]).map_err(unavailable)?;
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        take(decode(raw(row).map_err(unavailable)?)?)?;
+    }
+    Ok(())
+}
+
+/// Every tombstone: the hash of its key, and the state.
+pub(super) fn each_tombstone(
+    connection: &Connection,
+    mut take: impl FnMut(Vec<u8>, String) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut statement =
+        connection.prepare("SELECT key, state FROM tombstones ORDER BY key").map_err(unavailable)?;
+    let mut rows = statement.query([]).map_err(unavailable)?;
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let (key, state) = (row.get(0).map_err(unavailable)?, row.get(1).map_err(unavailable)?);
+        take(key, state)?;
+    }
+    Ok(())
 }
 
 pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, Error> {
@@ -230,13 +259,6 @@ pub(super) fn tombstone(
             statement.query_row([hash], |row| Ok(Tombstone { state: row.get(0)? })).optional()
         })
         .map_err(unavailable)
-}
-
-/// Neither caller nor key can hold a line feed.
-fn hash_of_key(caller: &str, key: &str) -> Vec<u8> {
-    let mut hash = checksum(&[caller.as_bytes(), b"\n", key.as_bytes()]);
-    hash.truncate(16);
-    hash
 }
 
 /// An error of `SQLite` in our words.

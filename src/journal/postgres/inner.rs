@@ -114,7 +114,8 @@ impl Inner {
         let status = opening::status(connected).await?;
         self.require_epoch(status.meta.as_ref().map(|meta| meta.epoch))?;
         self.require_identity(connected, &status).await?;
-        let unfit = opening::require_standby(&status, &self.settings).err().map(|error| error.to_string());
+        let unfit =
+            opening::require_standby(&status, &self.settings.postgres).err().map(|error| error.to_string());
         let leapt = self.clock.follow(status.shown).err();
         let unfit = unfit.or_else(|| {
             leapt.map(|away| {

@@ -9,8 +9,10 @@ use crate::journal::{
 };
 
 /// Every step, in order. What was released is never changed.
-const STEPS: &[Step] =
-    &[Step { name: "operations", works_from: 1, sql: include_str!("0001_operations.sql") }];
+const STEPS: &[Step] = &[
+    Step { name: "operations", works_from: 1, sql: include_str!("0001_operations.sql") },
+    Step { name: "moved", works_from: 1, sql: include_str!("0002_moved.sql") },
+];
 
 struct Step {
     name: &'static str,

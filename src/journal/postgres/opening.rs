@@ -15,6 +15,7 @@ use tokio_postgres::{
 };
 
 use crate::clock::{ANSWER_MAX, Clock, Shown, Timestamp};
+use crate::config::Postgres as Connection;
 use crate::journal::{
     Error,
     postgres::{
@@ -48,6 +49,8 @@ pub(super) struct Meta {
     pub(super) generation: i32,
     pub(super) epoch: i64,
     pub(super) lost_at: Option<Timestamp>,
+    /// Keys that tell their age, and are older, were forgotten before it came here.
+    pub(super) forgotten_before: Option<Timestamp>,
     pub(super) identity: Identity,
 }
 
@@ -60,7 +63,7 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
        (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL)";
 
 const META: &str = "
-SELECT generation, epoch, lost_at, system_identifier, timeline FROM payops.meta WHERE id = 1";
+SELECT generation, epoch, lost_at, system_identifier, timeline, forgotten_before FROM payops.meta WHERE id = 1";
 
 pub(super) const NO_PARAMETERS: &[(&(dyn ToSql + Sync), Type)] = &[];
 
@@ -97,9 +100,9 @@ pub(super) async fn status(connected: &Connected) -> Result<Status, Error> {
 
 /// Refuses a database that cannot keep what it acknowledges, unless that is
 /// what is wanted.
-pub(super) fn require_standby(status: &Status, settings: &Settings) -> Result<(), Error> {
+pub(super) fn require_standby(status: &Status, postgres: &Connection) -> Result<(), Error> {
     match status.alone {
-        Some(why) if !settings.postgres.without_standby => Err(Error::Unavailable(format!(
+        Some(why) if !postgres.without_standby => Err(Error::Unavailable(format!(
             "what the database acknowledges would be lost with its machine: {why}. To run all the same, with a read \
              at the PSP before each first sending, set journal.postgres.without_standby = true"
         ))),
@@ -108,7 +111,7 @@ pub(super) fn require_standby(status: &Status, settings: &Settings) -> Result<()
 }
 
 /// Begins a transaction that no other start is in.
-async fn begin(connected: &Connected) -> Result<(), Error> {
+pub(super) async fn begin(connected: &Connected) -> Result<(), Error> {
     let alone = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})");
     connected.client.batch_execute(&alone).await.map_err(unavailable)
 }
@@ -174,7 +177,7 @@ fn compare(status: &Status, settings: &Settings) -> Result<Compared, Error> {
     let generation = i32::try_from(settings.terms.generation).unwrap_or(i32::MAX);
     let identity = status.identity.clone();
     let Some(meta) = &status.meta else {
-        let meta = Meta { generation, epoch: 1, lost_at: None, identity };
+        let meta = Meta { generation, epoch: 1, lost_at: None, forgotten_before: None, identity };
         return Ok(if settings.terms.new {
             Compared::Same(meta)
         } else {
@@ -207,19 +210,21 @@ fn compare(status: &Status, settings: &Settings) -> Result<Compared, Error> {
     })
 }
 
-async fn store(connected: &Connected, meta: &Meta) -> Result<(), Error> {
-    let lost_at = meta.lost_at.map(|at| at.0);
+pub(super) async fn store(connected: &Connected, meta: &Meta) -> Result<(), Error> {
+    let (lost_at, forgotten_before) = (meta.lost_at.map(|at| at.0), meta.forgotten_before.map(|at| at.0));
     let parameters: &[(&(dyn ToSql + Sync), Type)] = &[
         (&meta.generation, Type::INT4),
         (&meta.epoch, Type::INT8),
         (&lost_at, Type::INT8),
         (&meta.identity.system, Type::TEXT),
         (&meta.identity.timeline, Type::INT8),
+        (&forgotten_before, Type::INT8),
     ];
-    let sql = "INSERT INTO payops.meta (id, generation, epoch, lost_at, system_identifier, timeline)
-               VALUES (1, $1, $2, $3, $4, $5)
+    let sql = "INSERT INTO payops.meta (id, generation, epoch, lost_at, system_identifier, timeline,
+                   forgotten_before)
+               VALUES (1, $1, $2, $3, $4, $5, $6)
                ON CONFLICT (id) DO UPDATE SET generation = $1, epoch = $2, lost_at = $3, system_identifier = $4,
-                   timeline = $5";
+                   timeline = $5, forgotten_before = $6";
     connected.client.query_typed(sql, parameters).await.map_err(unavailable).map(|_| ())
 }
 
@@ -233,7 +238,7 @@ async fn fence(connected: &Connected, settings: &Settings, now: Timestamp) -> Re
     Ok(())
 }
 
-async fn commit(connected: &Connected) -> Result<(), Error> {
+pub(super) async fn commit(connected: &Connected) -> Result<(), Error> {
     let warnings = connected.warnings();
     connected.client.batch_execute("COMMIT").await.map_err(unavailable)?;
     if connected.warnings() == warnings {
@@ -250,6 +255,7 @@ impl Meta {
             epoch: get(row, 1)?,
             lost_at: get::<Option<i64>>(row, 2)?.map(Timestamp),
             identity: Identity { system: get(row, 3)?, timeline: get(row, 4)? },
+            forgotten_before: get::<Option<i64>>(row, 5)?.map(Timestamp),
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::journal::{
         connection::unavailable,
         opening::{NO_PARAMETERS, get},
     },
-    record::{self, signed},
+    record::{self, hash_of_key, signed},
 };
 use crate::payment::id::OperationId;
 
@@ -28,6 +28,8 @@ pub(super) const BY_ID: &str =
     "SELECT record, checksum FROM payops.operations WHERE id = $1 AND NOT forgotten";
 pub(super) const OPEN_ON: &str =
     "SELECT record, checksum FROM payops.operations WHERE transaction_id = $1 AND open";
+/// Of a key that was forgotten before its journal came here.
+pub(super) const TOMBSTONE: &str = "SELECT state FROM payops.tombstones WHERE key = $1";
 pub(super) const DUE: &str = "SELECT record, checksum, id FROM payops.operations
     WHERE next_read_at IS NOT NULL AND next_read_at <= $1 ORDER BY next_read_at LIMIT $2";
 pub(super) const REVISIONS: &str = "SELECT id, revision FROM payops.operations WHERE id = ANY($1)";
@@ -35,8 +37,10 @@ pub(super) const REVISIONS: &str = "SELECT id, revision FROM payops.operations W
 /// The rivals of inserts that did nothing: for each, what its key has and what
 /// its transaction has.
 pub(super) const RIVALS: &str = "
-SELECT u.n, k.record, k.checksum, k.forgotten, k.state, s.record, s.checksum
-FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS u (caller, key, transaction_id, n)
+SELECT u.n, k.record, k.checksum, k.forgotten, k.state, s.record, s.checksum, t.state
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY
+    AS u (caller, key, transaction_id, hash, n)
+LEFT JOIN payops.tombstones t ON t.key = u.hash
 LEFT JOIN payops.operations k ON k.caller = u.caller AND k.key = u.key
 LEFT JOIN payops.operations s ON s.transaction_id = u.transaction_id AND s.open";
 
@@ -44,9 +48,14 @@ pub(super) const INSERT: &str = "
 INSERT INTO payops.operations
     (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at, updated_at,
      next_read_at, record, checksum)
-SELECT u.* FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::int8[],
-    $8::int8[], $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[]) AS u
+SELECT u.id, u.caller, u.key, u.transaction_id, u.state, u.open, u.attempt, u.revision, u.nonce, u.lease_until,
+       u.created_at, u.updated_at, u.next_read_at, u.record, u.checksum
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::int8[], $8::int8[],
+    $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[], $17::bytea[])
+    AS u (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at,
+          updated_at, next_read_at, record, checksum, hash)
 WHERE EXISTS (SELECT FROM payops.meta WHERE epoch = $16)
+  AND NOT EXISTS (SELECT FROM payops.tombstones t WHERE t.key = u.hash)
 ON CONFLICT DO NOTHING
 RETURNING id";
 
@@ -101,6 +110,7 @@ pub(super) struct Columns {
     next_read_at: Vec<Option<i64>>,
     record: Vec<String>,
     pub(super) checksum: Vec<Vec<u8>>,
+    hash: Vec<Vec<u8>>,
 }
 
 impl Columns {
@@ -124,8 +134,16 @@ impl Columns {
             columns.next_read_at.push(entry.reading.next_at.map(|at| at.0));
             columns.record.push(record);
             columns.checksum.push(checksum);
+            columns.hash.push(hash_of_key(entry.caller.as_str(), entry.key.as_str()));
         }
         Ok(columns)
+    }
+
+    /// The parameters of [`INSERT`].
+    pub(super) fn inserted<'a>(&'a self, epoch: &'a i64) -> Vec<Parameter<'a>> {
+        let mut inserted = self.parameters(epoch).to_vec();
+        inserted.push((&self.hash, Type::BYTEA_ARRAY));
+        inserted
     }
 
     /// The parameters of [`UPDATE`].
@@ -135,8 +153,8 @@ impl Columns {
         changes
     }
 
-    /// The parameters of [`INSERT`].
-    pub(super) fn parameters<'a>(&'a self, epoch: &'a i64) -> [Parameter<'a>; 16] {
+    /// What both have.
+    fn parameters<'a>(&'a self, epoch: &'a i64) -> [Parameter<'a>; 16] {
         [
             (&self.id, Type::UUID_ARRAY),
             (&self.caller, Type::TEXT_ARRAY),
@@ -158,11 +176,12 @@ impl Columns {
     }
 
     /// The parameters of [`RIVALS`].
-    pub(super) fn rivals(&self) -> [Parameter<'_>; 3] {
+    pub(super) fn rivals(&self) -> [Parameter<'_>; 4] {
         [
             (&self.caller, Type::TEXT_ARRAY),
             (&self.key, Type::TEXT_ARRAY),
             (&self.transaction, Type::TEXT_ARRAY),
+            (&self.hash, Type::BYTEA_ARRAY),
         ]
     }
 }

@@ -128,7 +128,7 @@ impl Writer {
                 Err(error) => return fail(waiting, &error),
             };
             let epoch = self.inner.epoch();
-            let ran = match self.line.statement(rows::INSERT, &columns.parameters(&epoch), until).await {
+            let ran = match self.line.statement(rows::INSERT, &columns.inserted(&epoch), until).await {
                 Ok(ran) => ran,
                 Err(Failed::Taken) => continue,
                 Err(Failed::Error(error)) => return fail(waiting, &error),
@@ -355,6 +355,9 @@ impl Writer {
 fn rival(row: &Row, entry: &Entry) -> Result<Option<Written>, Error> {
     if get::<Option<bool>>(row, 3)? == Some(true) {
         return Ok(Some(Written::Forgotten(Tombstone { state: get(row, 4)? })));
+    }
+    if let Some(state) = get(row, 7)? {
+        return Ok(Some(Written::Forgotten(Tombstone { state })));
     }
     if get::<Option<&str>>(row, 1)?.is_some() {
         let other = rows::entry(row, 1)?;

@@ -23,7 +23,7 @@ impl process::Place {
         self.write("payops.toml", &config.replace(from, to));
     }
 
-    async fn posts(&self, card: &str) -> usize {
+    pub(super) async fn posts(&self, card: &str) -> usize {
         let requests = self.world.requests(card).await;
         requests.iter().filter(|request| request["method"] == "POST").count()
     }

@@ -93,8 +93,8 @@ async fn an_attempt_under_way_stays_so_when_another_process_starts() {
 async fn two_that_migrate_at_once_do_it_once() {
     let database = shared().database();
     let both = futures::join!(migrate(&database), migrate(&database));
-    assert_eq!(both.0.unwrap() + both.1.unwrap(), 1);
-    assert_eq!(shared().primary.sql(name(&database), "SELECT count(*) FROM payops.migrations"), "1");
+    assert_eq!(both.0.unwrap() + both.1.unwrap(), 2);
+    assert_eq!(shared().primary.sql(name(&database), "SELECT count(*) FROM payops.migrations"), "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,11 +103,11 @@ async fn tables_that_are_too_new_are_refused_and_those_that_still_fit_are_not() 
     migrate(&database).await.unwrap();
     let settings = settings(database);
     let name = name(&settings.postgres);
-    shared().primary.sql(name, "INSERT INTO payops.migrations VALUES (2, 'adds a column', 1)");
+    shared().primary.sql(name, "INSERT INTO payops.migrations VALUES (3, 'adds a column', 1)");
     drop(open(&settings).await);
-    shared().primary.sql(name, "INSERT INTO payops.migrations VALUES (3, 'drops a column', 3)");
+    shared().primary.sql(name, "INSERT INTO payops.migrations VALUES (4, 'drops a column', 4)");
     let why = refused(&settings).await;
-    assert!(why.contains("version 3") && why.contains("use a newer one"), "{why}");
+    assert!(why.contains("version 4") && why.contains("use a newer one"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
