@@ -268,6 +268,8 @@ async fn three_replicas_answer_as_one_whatever_becomes_of_them_and_of_their_data
     );
     run.print_answers();
     assert!(toll.kills >= run.kills_wanted && asked.len() >= run.operations_wanted);
-    assert!(busy * 2 > toll.under_way.len(), "most were killed idle: nothing was tried");
+    // Of a few that says nothing.
+    let few = toll.under_way.len() < 10;
+    assert!(few || busy * 2 > toll.under_way.len(), "most were killed idle: nothing was tried");
     assert!(effects * 3 > asked.len(), "little moved: nothing was tried");
 }

@@ -239,7 +239,7 @@ fn the_id_of_an_accepted_request_is_learned_late_and_never_changes() {
     let named = after(&nameless, &accepted("r"));
     let (revision, follows) = (named.revision, nameless.revision);
     let accepted_request_id = Some("r".to_owned());
-    let expected = Entry { accepted_request_id, revision, follows, ..nameless.clone() };
+    let expected = Entry { revision, follows, accepted_request_id, ..nameless.clone() };
     assert_eq!(named, expected);
     for (entry, event) in [
         (&named, accepted("other")),
