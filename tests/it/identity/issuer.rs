@@ -17,7 +17,8 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use rcgen::{
-    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData as _, SigningKey as _,
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData as _, SanType,
+    SigningKey as _,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -30,7 +31,7 @@ use tokio_rustls::{
     },
 };
 
-use super::pki::Authority;
+use super::pki::{Authority, dns};
 
 /// Where the keys are.
 const KEYS: &str = "/keys";
@@ -173,7 +174,9 @@ impl Issuer {
     /// The same with a certificate of another name, which is not its own.
     pub async fn start_for(name: &str, keys: &[&Key]) -> Self {
         let authority = Authority::new();
-        let pair = authority.signed(|params| params.subject_alt_names = vec![super::pki::dns(name)]);
+        let pair = authority.signed(|params| {
+            params.subject_alt_names = vec![dns(name), SanType::IpAddress([127, 0, 0, 1].into())];
+        });
         let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
         let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -267,6 +270,7 @@ async fn answer(shown: &Shown, url: &str, request: &Request<Incoming>) -> io::Re
             let told = json!({"issuer": url, "jwks_uri": format!("{url}{KEYS}")});
             say(200, discovery.unwrap_or(told).to_string())
         }
+        "/moved" => say(200, json!({ "keys": keys }).to_string()),
         KEYS => {
             shown.asked.fetch_add(1, Ordering::SeqCst);
             if bearer.is_some_and(|due| brought != Some(format!("Bearer {due}"))) {
