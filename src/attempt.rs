@@ -171,6 +171,7 @@ where
             Written::Stale => return Ok(Once::Done(Attempted::Overtaken(None))),
             Written::Busy(other) => return Err(Failure::Busy(other)),
             Written::Forgotten(tombstone) => return Err(Failure::KeyExpired(Some(tombstone.state))),
+            Written::Expired => return Err(Failure::KeyExpired(None)),
         }
         tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
         if let Checked::Found(event) = checked {

@@ -81,9 +81,11 @@ pub trait Journal: Clone + Send + Sync + 'static {
         caller: &CallerName,
         key: &IdempotencyKey,
     ) -> impl Future<Output = Result<Option<Tombstone>, Error>> + Send;
+
     /// Forgets entries that are over and have not changed for as long as the
-    /// journal remembers: at most `most`, the longest unchanged first. Says
-    /// how many. A key that does not tell its age leaves a [`Tombstone`].
+    /// journal remembers, and takes away what is left of them where it can: at
+    /// most `most`, the longest unchanged first. Says how many. A key that does
+    /// not tell its age leaves a [`Tombstone`].
     fn forget(&self, most: usize) -> impl Future<Output = Result<usize, Error>> + Send;
 
     /// A key that was minted before then, and that the journal does not know,
@@ -201,6 +203,8 @@ pub enum Written {
     Stale,
     /// The key had an entry, which is forgotten (insert).
     Forgotten(Tombstone),
+    /// The key is so old that it may have had an entry (insert).
+    Expired,
 }
 
 /// The journal could not be used.
@@ -252,7 +256,7 @@ pub async fn advance<J: Journal>(
                 page(&entry, &next);
                 return Err(Error::Unavailable("the transaction's slot is taken".to_owned()));
             }
-            Written::Stale | Written::KeyTaken(_) | Written::Forgotten(_) => {}
+            Written::Stale | Written::KeyTaken(_) | Written::Forgotten(_) | Written::Expired => {}
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
@@ -10,8 +11,9 @@ use crate::journal::Journal;
 /// Most entries that are forgotten in one write: writes of callers wait no
 /// longer for it than for a commit.
 const BATCH: usize = 64;
-/// Between two such writes, as long as there is more to forget.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Between two such writes, as long as there is more to forget: as long as the
+/// last one took, within these bounds. At most half of the time goes to it.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 /// Between two looks: a thousandth of the time that entries are kept, within
 /// these bounds.
 const EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_hours(1));
@@ -23,6 +25,7 @@ pub async fn run<J: Journal>(journal: J, retention: Duration, stop: Cancellation
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let mut forgotten = 0;
         loop {
+            let began = Instant::now();
             match journal.forget(BATCH).await {
                 Ok(count) => {
                     forgotten += count;
@@ -36,7 +39,11 @@ pub async fn run<J: Journal>(journal: J, retention: Duration, stop: Cancellation
                     break;
                 }
             }
-            if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            if stop
+                .run_until_cancelled(tokio::time::sleep(began.elapsed().clamp(PAUSE.0, PAUSE.1)))
+                .await
+                .is_none()
+            {
                 return;
             }
         }

@@ -21,7 +21,8 @@
 //!   copy that was restored together with its timeline, such as
 //!   a snapshot of the disk, only the generation tells.
 //! - A key is never freed: forgetting an entry leaves its row, without content,
-//!   so that no insert can pass between the two.
+//!   so that no insert can pass between the two. The row of a key that tells its
+//!   age goes when every insert refuses the key by that.
 
 mod connection;
 mod import;
@@ -161,6 +162,13 @@ impl Postgres {
         }
     }
 
+    async fn take_away(&self, write: Write) -> Result<usize, Error> {
+        match self.write(write).await? {
+            Answer::Forgotten(count) => Ok(count),
+            Answer::Written(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+        }
+    }
+
     /// The row of a key: its entry, or that it is forgotten.
     async fn by_key(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Row>, Error> {
         let (caller, key) = (caller.as_str(), key.as_str());
@@ -297,10 +305,10 @@ impl Journal for Postgres {
 
     async fn forget(&self, most: usize) -> Result<usize, Error> {
         let before = self.shared.inner.clock.now() - self.shared.inner.settings.terms.retention;
-        match self.write(Write::Forget(before, most)).await? {
-            Answer::Forgotten(count) => Ok(count),
-            Answer::Written(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
-        }
+        let forgotten = self.take_away(Write::Forget(before, most)).await?;
+        let left = most.saturating_sub(forgotten);
+        let gone = if left > 0 { self.take_away(Write::Purge(before, left)).await? } else { 0 };
+        Ok(forgotten + gone)
     }
 
     fn remembers_since(&self) -> Timestamp {

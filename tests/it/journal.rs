@@ -5,6 +5,7 @@ mod conformance;
 mod damage;
 mod disk;
 mod docs;
+mod gone;
 mod loss;
 mod measured;
 mod moving;

@@ -112,6 +112,10 @@ async fn take_place(connected: &Connected, head: &Head) -> Result<i64, Error> {
         identity: status.identity,
     };
     opening::store(connected, &meta).await?;
+    // What comes may be older than what is refused here.
+    let sql = "UPDATE payops.meta SET forgotten_before = greatest(forgotten_before, gone_before), gone_before = NULL,
+                   gone_since = NULL";
+    connected.client.query_typed(sql, NO_PARAMETERS).await.map_err(unavailable)?;
     Ok(meta.epoch)
 }
 

@@ -12,6 +12,7 @@ use crate::journal::{
 const STEPS: &[Step] = &[
     Step { name: "operations", works_from: 1, sql: include_str!("0001_operations.sql") },
     Step { name: "moved", works_from: 1, sql: include_str!("0002_moved.sql") },
+    Step { name: "gone", works_from: 1, sql: include_str!("0003_gone.sql") },
 ];
 
 struct Step {

@@ -37,9 +37,10 @@ pub(super) const REVISIONS: &str = "SELECT id, revision FROM payops.operations W
 /// The rivals of inserts that did nothing: for each, what its key has and what
 /// its transaction has.
 pub(super) const RIVALS: &str = "
-SELECT u.n, k.record, k.checksum, k.forgotten, k.state, s.record, s.checksum, t.state
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY
-    AS u (caller, key, transaction_id, hash, n)
+SELECT u.n, k.record, k.checksum, k.forgotten, k.state, s.record, s.checksum, t.state,
+       u.minted_at < (SELECT gone_before FROM payops.meta)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::int8[]) WITH ORDINALITY
+    AS u (caller, key, transaction_id, hash, minted_at, n)
 LEFT JOIN payops.tombstones t ON t.key = u.hash
 LEFT JOIN payops.operations k ON k.caller = u.caller AND k.key = u.key
 LEFT JOIN payops.operations s ON s.transaction_id = u.transaction_id AND s.open";
@@ -47,14 +48,16 @@ LEFT JOIN payops.operations s ON s.transaction_id = u.transaction_id AND s.open"
 pub(super) const INSERT: &str = "
 INSERT INTO payops.operations
     (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at, updated_at,
-     next_read_at, record, checksum)
+     next_read_at, record, checksum, minted_at)
 SELECT u.id, u.caller, u.key, u.transaction_id, u.state, u.open, u.attempt, u.revision, u.nonce, u.lease_until,
-       u.created_at, u.updated_at, u.next_read_at, u.record, u.checksum
+       u.created_at, u.updated_at, u.next_read_at, u.record, u.checksum, u.minted_at
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::int8[], $8::int8[],
-    $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[], $17::bytea[])
+    $9::uuid[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::text[], $15::bytea[], $17::bytea[],
+    $18::int8[])
     AS u (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at,
-          updated_at, next_read_at, record, checksum, hash)
-WHERE EXISTS (SELECT FROM payops.meta WHERE epoch = $16)
+          updated_at, next_read_at, record, checksum, hash, minted_at)
+WHERE EXISTS (SELECT FROM payops.meta
+              WHERE epoch = $16 AND (u.minted_at < gone_before) IS NOT TRUE)
   AND NOT EXISTS (SELECT FROM payops.tombstones t WHERE t.key = u.hash)
 ON CONFLICT DO NOTHING
 RETURNING id";
@@ -84,6 +87,22 @@ WHERE id IN (SELECT id FROM payops.operations
   AND EXISTS (SELECT FROM payops.meta WHERE epoch = $3)
 RETURNING id";
 
+/// From now on keys that tell their age are refused by it, if they are older.
+/// In steps, of which few are written.
+pub(super) const REFUSE: &str = "
+UPDATE payops.meta SET gone_before = $1, gone_since = $2
+WHERE epoch = $3 AND (gone_before >= $4) IS NOT TRUE";
+
+/// Takes the rows of forgotten keys that have been refused by their age for so
+/// long that no statement runs any more that did not know it.
+pub(super) const PURGE: &str = "
+DELETE FROM payops.operations
+WHERE id IN (SELECT id FROM payops.operations
+             WHERE forgotten AND minted_at < (SELECT gone_before FROM payops.meta
+                                              WHERE gone_since < $1 AND epoch = $3)
+             ORDER BY minted_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING id";
+
 /// A write like any other, and of no meaning.
 pub(super) const BEAT: &str = "
 INSERT INTO payops.replicas (id, beat_at) SELECT $1, clock_timestamp()
@@ -111,6 +130,7 @@ pub(super) struct Columns {
     record: Vec<String>,
     pub(super) checksum: Vec<Vec<u8>>,
     hash: Vec<Vec<u8>>,
+    minted_at: Vec<Option<i64>>,
 }
 
 impl Columns {
@@ -135,6 +155,7 @@ impl Columns {
             columns.record.push(record);
             columns.checksum.push(checksum);
             columns.hash.push(hash_of_key(entry.caller.as_str(), entry.key.as_str()));
+            columns.minted_at.push(entry.key.minted_at());
         }
         Ok(columns)
     }
@@ -143,6 +164,7 @@ impl Columns {
     pub(super) fn inserted<'a>(&'a self, epoch: &'a i64) -> Vec<Parameter<'a>> {
         let mut inserted = self.parameters(epoch).to_vec();
         inserted.push((&self.hash, Type::BYTEA_ARRAY));
+        inserted.push((&self.minted_at, Type::INT8_ARRAY));
         inserted
     }
 
@@ -176,12 +198,13 @@ impl Columns {
     }
 
     /// The parameters of [`RIVALS`].
-    pub(super) fn rivals(&self) -> [Parameter<'_>; 4] {
+    pub(super) fn rivals(&self) -> [Parameter<'_>; 5] {
         [
             (&self.caller, Type::TEXT_ARRAY),
             (&self.key, Type::TEXT_ARRAY),
             (&self.transaction, Type::TEXT_ARRAY),
             (&self.hash, Type::BYTEA_ARRAY),
+            (&self.minted_at, Type::INT8_ARRAY),
         ]
     }
 }

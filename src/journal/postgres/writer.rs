@@ -13,7 +13,7 @@
 //! - The wait is bounded here and not at the server, where an end of the wait
 //!   undoes nothing. What took too long is unconfirmed.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -36,6 +36,12 @@ use crate::journal::{
 
 /// Most writes that share one statement.
 const BATCH_MAX: usize = 256;
+/// No statement takes so long: what began before keys were refused is over.
+const PURGED_AFTER: Duration = Duration::from_mins(10);
+/// How much older the refused keys may be than they could, so that this is
+/// seldom written.
+const REFUSED_IN_STEPS: Duration = Duration::from_hours(1);
+
 pub(super) struct Job {
     pub(super) write: Write,
     pub(super) answer: oneshot::Sender<Result<Answer, Error>>,
@@ -48,6 +54,8 @@ pub(super) enum Write {
     Update(Box<Entry>),
     /// Forgets what did not change since then, so many entries at most.
     Forget(Timestamp, usize),
+    /// Takes away so many forgotten keys at most that are older than that.
+    Purge(Timestamp, usize),
     /// Writes something of no meaning.
     Beat,
 }
@@ -107,6 +115,7 @@ impl Writer {
         for (write, answer) in others {
             let done = match write {
                 Write::Forget(before, most) => self.forget(before, most, until).await.map(Answer::Forgotten),
+                Write::Purge(before, most) => self.purge(before, most, until).await.map(Answer::Forgotten),
                 _ => self.beat(until).await.map(|()| Answer::Written(Written::Done)),
             };
             tell(answer, done);
@@ -322,14 +331,32 @@ impl Writer {
     }
 
     async fn forget(&mut self, before: Timestamp, most: usize, until: Instant) -> Result<usize, Error> {
+        self.take_away(rows::FORGET, before, most, until).await
+    }
+
+    /// In two steps, a while apart: first such keys are refused whether or not
+    /// they have a row, and then the rows go. No insert passes between the two.
+    async fn purge(&mut self, before: Timestamp, most: usize, until: Instant) -> Result<usize, Error> {
+        let now = self.inner.clock.now();
+        let gone = self.take_away(rows::PURGE, now - PURGED_AFTER, most, until).await?;
+        let (enough, epoch) = (before - REFUSED_IN_STEPS, self.inner.epoch());
+        let parameters: &[Parameter<'_>] =
+            &[(&before.0, Type::INT8), (&now.0, Type::INT8), (&epoch, Type::INT8), (&enough.0, Type::INT8)];
+        self.line.look(rows::REFUSE, parameters, until).await?;
+        Ok(gone)
+    }
+
+    async fn take_away(
+        &mut self,
+        sql: &str,
+        before: Timestamp,
+        most: usize,
+        until: Instant,
+    ) -> Result<usize, Error> {
         let (most, epoch) = (i64::try_from(most).unwrap_or(i64::MAX), self.inner.epoch());
         let parameters: &[Parameter<'_>] =
             &[(&before.0, Type::INT8), (&most, Type::INT8), (&epoch, Type::INT8)];
-        match self.line.statement(rows::FORGET, parameters, until).await {
-            Ok(ran) => Ok(ran.rows.len()),
-            Err(Failed::Error(error)) => Err(error),
-            Err(Failed::Taken) => Err(Error::Corrupt("forgetting took a key".to_owned())),
-        }
+        Ok(self.line.look(sql, parameters, until).await?.len())
     }
 
     async fn beat(&mut self, until: Instant) -> Result<(), Error> {
@@ -358,6 +385,9 @@ fn rival(row: &Row, entry: &Entry) -> Result<Option<Written>, Error> {
     }
     if let Some(state) = get(row, 7)? {
         return Ok(Some(Written::Forgotten(Tombstone { state })));
+    }
+    if get::<Option<bool>>(row, 8)? == Some(true) && get::<Option<&str>>(row, 1)?.is_none() {
+        return Ok(Some(Written::Expired));
     }
     if get::<Option<&str>>(row, 1)?.is_some() {
         let other = rows::entry(row, 1)?;

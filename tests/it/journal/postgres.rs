@@ -14,7 +14,7 @@ use crate::support::eventually;
 
 const PAGE: &str = include_str!("../../../docs/journal-postgres.md");
 
-fn settings(database: Connection) -> Settings {
+pub fn settings(database: Connection) -> Settings {
     let retention = conformance::RETENTION_DAYS * DAY;
     Settings { postgres: database, terms: Terms { retention, ..Terms::beginning() } }
 }
@@ -93,21 +93,26 @@ async fn an_attempt_under_way_stays_so_when_another_process_starts() {
 async fn two_that_migrate_at_once_do_it_once() {
     let database = shared().database();
     let both = futures::join!(migrate(&database), migrate(&database));
-    assert_eq!(both.0.unwrap() + both.1.unwrap(), 2);
-    assert_eq!(shared().primary.sql(name(&database), "SELECT count(*) FROM payops.migrations"), "2");
+    let steps = both.0.unwrap() + both.1.unwrap();
+    let applied = shared().primary.sql(name(&database), "SELECT max(version) FROM payops.migrations");
+    assert_eq!(applied, steps.to_string());
+    assert_eq!(migrate(&database).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_are_too_new_are_refused_and_those_that_still_fit_are_not() {
     let database = shared().database();
-    migrate(&database).await.unwrap();
+    let known = migrate(&database).await.unwrap();
     let settings = settings(database);
-    let name = name(&settings.postgres);
-    shared().primary.sql(name, "INSERT INTO payops.migrations VALUES (3, 'adds a column', 1)");
+    let apply = |version: usize, name_and_from: &str| {
+        let sql = format!("INSERT INTO payops.migrations VALUES ({version}, {name_and_from})");
+        shared().primary.sql(name(&settings.postgres), &sql);
+    };
+    apply(known + 1, "'adds a column', 1");
     drop(open(&settings).await);
-    shared().primary.sql(name, "INSERT INTO payops.migrations VALUES (4, 'drops a column', 4)");
+    apply(known + 2, &format!("'drops a column', {}", known + 2));
     let why = refused(&settings).await;
-    assert!(why.contains("version 4") && why.contains("use a newer one"), "{why}");
+    assert!(why.contains(&format!("version {}", known + 2)) && why.contains("use a newer one"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
