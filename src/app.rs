@@ -35,6 +35,7 @@ use crate::journal::{
     postgres::{self, Postgres},
 };
 use crate::listener::{self, tls::Tls};
+use crate::metrics::{Metered, Metrics};
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
@@ -74,6 +75,9 @@ pub enum Error {
     /// The server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+    /// Nothing can be counted.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(String),
     /// Reflection cannot be served.
     #[error("the descriptors are not usable: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -91,7 +95,8 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     let tls = config.server.tls.as_ref().map(Tls::open).transpose().map_err(Error::Configuration)?;
     let webhook = bind("webhook.listen", config.webhook.listen).await?;
     let health = bind("server.health_listen", config.server.health_listen).await?;
-    let doors = Doors { callers, listener, tls: tls.map(Arc::new), health, webhook };
+    let scraped = bind("metrics.listen", config.metrics.listen).await?;
+    let doors = Doors { callers, listener, tls: tls.map(Arc::new), health, scraped, webhook };
     let schedule = schedule(&config.read_back);
     let terms = terms(config);
     match &config.journal.postgres {
@@ -116,6 +121,8 @@ struct Doors {
     tls: Option<Arc<Tls>>,
     /// For health alone.
     health: Option<TcpListener>,
+    /// For metrics.
+    scraped: Option<TcpListener>,
     webhook: Option<TcpListener>,
 }
 
@@ -127,10 +134,12 @@ async fn bind(key: &'static str, address: Option<SocketAddr>) -> Result<Option<T
 
 async fn serve_from<J: Journal>(
     config: &Config,
-    Doors { callers, listener, tls, health: probed, webhook }: Doors,
+    Doors { callers, listener, tls, health: probed, scraped, webhook }: Doors,
     stop: CancellationToken,
     (journal, clock, schedule): (J, Clock, Schedule),
 ) -> Result<(), Error> {
+    let metrics = Metrics::new().map_err(Error::Metrics)?;
+    let journal = Metered::new(journal, metrics.clone());
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
     let psp =
         Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
@@ -154,7 +163,10 @@ async fn serve_from<J: Journal>(
     let reviews = Reviews::new(conclude.clone(), config.exactly_once.settles(), stop.clone());
     let operations =
         Operations::new(conclude.clone(), read_back.clone(), &limits, tasks.clone(), stop.clone());
-    let health = Health::new(&[SERVICE, REVIEW_SERVICE], stop.clone());
+    let mut health = Health::new(&[SERVICE, REVIEW_SERVICE], stop.clone());
+    if let Some(standby) = journal.has_standby() {
+        health = health.with_standby(standby);
+    }
 
     let hints = Hints::new(read_back.clone(), config.read_back.in_flight_max, background.clone());
     let receiving = webhook.map(|listener| receive(config, listener, &hints, &background, &stop));
@@ -169,7 +181,10 @@ async fn serve_from<J: Journal>(
     if let Some(listener) = probed {
         tokio::spawn(serve_health(http2(&config.server), listener, health.clone(), background.clone()));
     }
-    tokio::spawn(watch_readiness(journal.clone(), psp, health.clone(), stop.clone()));
+    if let Some(listener) = scraped {
+        tokio::spawn(metrics.clone().serve(listener, background.clone()));
+    }
+    tokio::spawn(watch_readiness(journal.clone(), psp, (health.clone(), metrics), stop.clone()));
 
     let router = router(config, operations, reviews, &callers, health.clone())?;
     let connections = listener::connections(listener, config.server.connections_max, tls, stop.clone());
@@ -343,7 +358,12 @@ impl tower_http::catch_panic::ResponseForPanic for PanicAnswer {
 /// Ready while the journal can be written and every account has credentials
 /// that the PSP takes. A PSP that is merely out of reach does not make an
 /// unready boundary once it has been ready: it still answers for what it knows.
-async fn watch_readiness<J: Journal>(journal: J, psp: Client, health: Health, stop: CancellationToken) {
+async fn watch_readiness<J: Journal>(
+    journal: J,
+    psp: Client,
+    (health, metrics): (Health, Metrics),
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(READINESS_EVERY);
     let mut ticks = 0_u32;
     let mut journal_works = true;
@@ -369,8 +389,10 @@ async fn watch_readiness<J: Journal>(journal: J, psp: Client, health: Health, st
             }
         }
         health.set_ready(ready);
+        metrics.ready(ready);
     }
     health.set_ready(false);
+    metrics.ready(false);
 }
 
 async fn broken<J: Journal>(journal: &J) {

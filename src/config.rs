@@ -63,6 +63,8 @@ pub struct Config {
     pub sweep: Sweep,
     /// Where the PSP tells of changes.
     pub webhook: Webhook,
+    /// What is counted, and where it is shown.
+    pub metrics: Metrics,
     /// What is logged, and how.
     pub log: Log,
     /// Each key, as it was read.
@@ -283,6 +285,13 @@ pub struct Webhook {
     pub connections_max: usize,
 }
 
+/// What is counted, and where it is shown.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// The address and port at which Prometheus finds them; not shown where there is none.
+    pub listen: Option<SocketAddr>,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -419,6 +428,7 @@ impl Config {
             read_back: ReadBack::read(reader),
             sweep: Sweep::read(reader),
             webhook: Webhook::read(reader),
+            metrics: Metrics::read(reader),
             log: Log::read(reader),
             settings: reader.settings.clone(),
         }

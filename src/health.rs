@@ -16,6 +16,9 @@ use crate::grpc::pb::health::{
 
 /// Serves while the process does, ready or not: for liveness probes.
 pub const LIVENESS: &str = "liveness";
+/// Of a journal in a database: does not serve where it was told to run without
+/// a synchronous standby.
+pub const STANDBY: &str = "standby";
 
 /// Health of the server as a whole and of each service.
 #[derive(Clone)]
@@ -36,11 +39,20 @@ impl Health {
         Self { services: Arc::new(states), stopping }
     }
 
+    /// Tells of a standby as well, which no readiness changes.
+    #[must_use]
+    pub fn with_standby(self, standby: bool) -> Self {
+        let state = if standby { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let mut services = Arc::unwrap_or_clone(self.services);
+        services.insert(STANDBY, watch::channel(state).0);
+        Self { services: Arc::new(services), ..self }
+    }
+
     /// Says whether calls are taken.
     pub fn set_ready(&self, ready: bool) {
         let state = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for (name, service) in &*self.services {
-            if *name != LIVENESS {
+            if ![LIVENESS, STANDBY].contains(name) {
                 service.send_if_modified(|current| std::mem::replace(current, state) != state);
             }
         }

@@ -100,6 +100,12 @@ pub trait Journal: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Whether a standby has what is acknowledged. Nothing where there can be
+    /// none.
+    fn has_standby(&self) -> Option<bool> {
+        None
+    }
+
     /// Whether this process must not write any more, because what it knows of
     /// the journal may be wrong: it has to end.
     fn is_broken(&self) -> bool {

@@ -71,6 +71,7 @@ pub mod psp;
 pub mod payment;
 pub mod clock;
 pub mod config;
+pub mod metrics;
 pub mod telemetry;
 pub mod cli;
 pub mod sandbox;

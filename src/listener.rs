@@ -1,5 +1,6 @@
 //! Accepts connections, so many and no more, and none that has nothing to say.
 
+pub(crate) mod http1;
 pub mod tls;
 
 use std::{

@@ -64,6 +64,8 @@ struct Shared<J, P> {
     /// Reads that a caller waits for: they do not queue behind the schedule.
     awaited: Semaphore,
     looking: Mutex<HashMap<OperationId, CancellationToken>>,
+    /// The journal did not say what is due: told once, and once when it does.
+    unread: AtomicBool,
 }
 
 impl<J: Journal, P: Psp> ReadBack<J, P> {
@@ -81,6 +83,7 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
                 looks: Arc::new(Semaphore::new(in_flight_max.saturating_mul(LOOKS))),
                 awaited: Semaphore::new(in_flight_max),
                 looking: Mutex::default(),
+                unread: AtomicBool::new(false),
             }),
         }
     }
@@ -170,18 +173,24 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
     /// share a journal each take those nearest to a point of their own, so that
     /// they do not all read the same.
     async fn due(&self, now: Timestamp, most: usize) -> Vec<Entry> {
-        let Shared { conclude, looking, begins_at, .. } = &*self.shared;
+        let Shared { conclude, looking, begins_at, unread, .. } = &*self.shared;
         // Those that are being looked at are still due: ask for more.
         let busy = looking.lock().unwrap_or_else(PoisonError::into_inner).len();
         let choice = if conclude.journal.is_shared() { CHOICE } else { 1 };
-        let mut due = match conclude.journal.due(now, most.saturating_mul(choice).saturating_add(busy)).await
-        {
+        let due = conclude.journal.due(now, most.saturating_mul(choice).saturating_add(busy)).await;
+        let was_unread = unread.swap(due.is_err(), Ordering::AcqRel);
+        let mut due = match due {
             Ok(due) => due,
             Err(error) => {
-                tracing::warn!(%error, "what is due could not be read");
+                if !was_unread {
+                    tracing::warn!(%error, "what is due cannot be read: it is tried again");
+                }
                 return Vec::new();
             }
         };
+        if was_unread {
+            tracing::info!("what is due can be read again");
+        }
         let looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|entry| !looking.contains_key(&entry.id));
         if conclude.journal.is_shared() {

@@ -6,7 +6,6 @@
 //! covers the body alone, so that headers decide nothing about a transaction.
 
 mod seen;
-mod server;
 mod signature;
 
 use std::{
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config;
+use crate::listener::http1;
 use crate::payment::id::{AccountId, TransactionId};
 use crate::webhook::seen::Seen;
 
@@ -64,11 +64,11 @@ impl<H: Fn(TransactionId) + Send + Sync + 'static> Receiver<H> {
     ///
     /// Dropping the future ends every connection.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let limits = server::Limits {
+        let limits = http1::Limits {
             connections_max: self.settings.connections_max,
             message_timeout: self.settings.message_timeout,
         };
-        server::serve(listener, self.router(), limits, stop).await;
+        http1::serve(listener, self.router(), limits, stop).await;
     }
 
     fn router(self) -> Router {

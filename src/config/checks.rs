@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     sweep(config, reader);
     webhook(config, reader);
     tls(config, reader);
+    listeners(config, reader);
     files(config, reader);
 }
 
@@ -207,9 +208,6 @@ fn webhook(config: &Config, reader: &mut Reader) {
         return;
     }
     match (&config.webhook.listen, &config.webhook.secret) {
-        (Some(address), _) if *address == config.server.listen && address.port() != 0 => {
-            reader.mistakes.add(listen, "is server.listen", "give it a port of its own");
-        }
         (Some(_), None) => {
             let remedy =
                 "set it or PAYOPS_WEBHOOK_SECRET to what Dintero signs with, or remove webhook.listen";
@@ -228,7 +226,7 @@ fn webhook(config: &Config, reader: &mut Reader) {
     }
 }
 
-/// Who must show a certificate has to be told whose are believed; and a probe cannot speak TLS to a port that is taken.
+/// Who must show a certificate has to be told whose are believed.
 fn tls(config: &Config, reader: &mut Reader) {
     let required = "server.tls.client_certificate_required";
     if let Some(tls) = &config.server.tls
@@ -239,15 +237,24 @@ fn tls(config: &Config, reader: &mut Reader) {
         let problem = "is true, and server.tls.client_ca_file is missing: no certificate would be believed";
         reader.mistakes.add(required, problem, "name the authorities in server.tls.client_ca_file");
     }
-    let health = "server.health_listen";
-    let others = [("server.listen", Some(config.server.listen)), ("webhook.listen", config.webhook.listen)];
-    for (key, other) in others {
-        if let Some(address) = config.server.health_listen
-            && Some(address) == other
-            && address.port() != 0
-            && sound(reader, &[health, key])
-        {
-            reader.mistakes.add(health, format!("is {key}"), "give it a port of its own");
+}
+
+/// An address has one listener.
+fn listeners(config: &Config, reader: &mut Reader) {
+    let all = [
+        ("server.listen", Some(config.server.listen)),
+        ("webhook.listen", config.webhook.listen),
+        ("server.health_listen", config.server.health_listen),
+        ("metrics.listen", config.metrics.listen),
+    ];
+    for (nth, (key, address)) in all.iter().enumerate() {
+        let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+        let taken = all
+            .iter()
+            .take(nth)
+            .find(|(other, taken)| *taken == Some(address) && sound(reader, &[key, other]));
+        if let Some((other, _)) = taken {
+            reader.mistakes.add(*key, format!("is {other}"), "give it a port of its own");
         }
     }
 }

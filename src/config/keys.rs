@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Origin, Postgres, Psp, ReadBack, Server, Source,
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Metrics, Origin, Postgres, Psp, ReadBack, Server, Source,
     Sweep, Tls, Webhook,
 };
 use crate::payment::id::AccountId;
@@ -205,6 +205,12 @@ impl Webhook {
             message_timeout: reader.duration("webhook.message_timeout", s(10), &(ms(100)..=m(1))),
             connections_max: reader.number("webhook.connections_max", 64, 1..=4096),
         }
+    }
+}
+
+impl Metrics {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self { listen: reader.address_if_any("metrics.listen") }
     }
 }
 

@@ -327,6 +327,10 @@ impl Journal for Postgres {
         true
     }
 
+    fn has_standby(&self) -> Option<bool> {
+        Some(!self.shared.inner.settings.postgres.without_standby)
+    }
+
     fn is_broken(&self) -> bool {
         self.shared.inner.is_broken()
     }

@@ -203,6 +203,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("webhook.listen = '127.0.0.1:50051'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "is server.listen; give it a port of its own"),
     ("server.health_listen = '127.0.0.1:50051'", "server.health_listen", "is server.listen; give it a port of its own"),
     ("server.health_listen = '127.0.0.1:1'\nwebhook.listen = '127.0.0.1:1'\nwebhook.secret_file = 'webhook_secret'", "server.health_listen", "is webhook.listen; give it a port of its own"),
+    ("server.health_listen = '127.0.0.1:1'\nmetrics.listen = '127.0.0.1:1'", "metrics.listen", "is server.health_listen; give it a port of its own"),
     ("server.tls.certificate_file = 'pem'", "server.tls.key_file", "is missing, and server.tls.certificate_file is set; give both"),
     ("server.tls.key_file = 'pem'", "server.tls.certificate_file", "is missing, and server.tls.key_file is set; give both"),
     ("server.tls.client_ca_file = 'pem'", "server.tls.certificate_file", "is missing, and server.tls.client_ca_file is set"),

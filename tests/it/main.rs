@@ -27,6 +27,7 @@ mod guarantees;
 mod identity;
 mod journal;
 mod kills;
+mod metrics;
 mod model;
 mod money;
 mod operations_cli;

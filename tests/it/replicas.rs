@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use payops::clock::Timestamp;
+use payops::grpc::pb::health::{HealthCheckRequest, health_check_response::ServingStatus};
 use payops::grpc::pb::{OperationState, payment_operations_service_client::PaymentOperationsServiceClient};
 use payops::journal::entry::Entry;
 use payops::payment::{Action, Amount, Capture, Command, Guards, Operation};
@@ -180,7 +181,7 @@ async fn readiness_goes_and_comes_with_the_database() {
     let app = TestApp::start_with(on(database)).await;
     let mut health = app.health();
     let mut is_ready = async || {
-        let request = payops::grpc::pb::health::HealthCheckRequest::default();
+        let request = HealthCheckRequest::default();
         health.check(request).await.is_ok_and(|answer| answer.get_ref().status == 1)
     };
     cluster.primary.stop();
@@ -195,4 +196,12 @@ async fn readiness_goes_and_comes_with_the_database() {
     // Without a standby each key is looked up before it is sent.
     let requests = app.world.requests(&card).await;
     assert_eq!(requests.iter().filter(|request| request["method"] == "GET").count(), 1, "{requests:?}");
+    assert_eq!(standby(&app).await, ServingStatus::NotServing, "health says so for as long as it runs");
+    let with_standby = TestApp::start_with(on(shared().database())).await;
+    assert_eq!(standby(&with_standby).await, ServingStatus::Serving);
+}
+
+async fn standby(app: &TestApp) -> ServingStatus {
+    let request = HealthCheckRequest { service: "standby".to_owned() };
+    app.health().check(request).await.unwrap().get_ref().status()
 }

@@ -243,9 +243,8 @@ impl Shelf {
     }
 
     /// What is final is told only when a later write is acknowledged.
-    async fn lasting(&self, found: Result<Option<Entry>, Error>) -> Result<Option<Entry>, Error> {
-        let found = found?;
-        if found.as_ref().is_some_and(|entry| entry.state.is_final()) {
+    async fn lasting(&self, entry: Entry) -> Result<Entry, Error> {
+        if entry.state.is_final() {
             nap(&self.life.sim, 30).await;
             self.life.sim.with(|world| {
                 if world.store.alone {
@@ -255,7 +254,14 @@ impl Shelf {
                 Ok(())
             })?;
         }
-        Ok(found)
+        Ok(entry)
+    }
+
+    async fn if_any(&self, found: Option<Entry>) -> Result<Option<Entry>, Error> {
+        match found {
+            Some(entry) => self.lasting(entry).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn look<R>(&self, read: impl FnOnce(&Store) -> R) -> Result<R, Error> {
@@ -279,17 +285,24 @@ impl Journal for Shelf {
 
     async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
         let key = (caller.clone(), key.clone());
-        let found = self.look(|store| store.keys.get(&key).and_then(|id| store.rows.get(id)).cloned()).await;
-        self.lasting(found).await
+        let found =
+            self.look(|store| store.keys.get(&key).and_then(|id| store.rows.get(id)).cloned()).await?;
+        self.if_any(found).await
     }
 
     async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
-        let found = self.look(|store| store.rows.get(&id).cloned()).await;
-        self.lasting(found).await
+        let found = self.look(|store| store.rows.get(&id).cloned()).await?;
+        self.if_any(found).await
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
-        self.write(entry, Write::Insert).await
+        match self.write(entry, Write::Insert).await? {
+            Written::KeyTaken(rival) => {
+                let rival = self.lasting(*rival).await?;
+                Ok(Written::KeyTaken(Box::new(rival)))
+            }
+            written => Ok(written),
+        }
     }
 
     async fn update(&self, entry: Entry) -> Result<Written, Error> {

@@ -20,11 +20,11 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The bounds of what others may do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Connections at once; the next one waits in the backlog.
-    pub(super) connections_max: usize,
+    pub(crate) connections_max: usize,
     /// How long a head may take to arrive, and then a body.
-    pub(super) message_timeout: Duration,
+    pub(crate) message_timeout: Duration,
 }
 
 impl Limits {
@@ -40,7 +40,7 @@ impl Limits {
 /// # Cancel safety
 ///
 /// Dropping the future ends every connection.
-pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
     loop {
@@ -55,7 +55,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
             }
             Err(error) => {
                 // Out of file descriptors, most likely: give others time to close.
-                tracing::warn!(%error, "a webhook connection could not be accepted");
+                tracing::warn!(%error, "a connection for HTTP/1.1 could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -99,8 +99,8 @@ async fn connection(
     });
     match served.await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a webhook connection ended early"),
-        Err(_) => tracing::debug!("a webhook connection took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "a connection for HTTP/1.1 ended early"),
+        Err(_) => tracing::debug!("a connection for HTTP/1.1 took too long"),
     }
     drop(place);
 }

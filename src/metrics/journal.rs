@@ -1,0 +1,131 @@
+//! A journal that measures what is asked of it.
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::clock::Timestamp;
+use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written, entry::Entry};
+use crate::metrics::Metrics;
+use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
+
+/// The same journal, measured.
+#[derive(Clone)]
+pub struct Metered<J> {
+    journal: J,
+    metrics: Metrics,
+}
+
+impl<J: Journal> Metered<J> {
+    /// Measures what is asked of a journal.
+    pub fn new(journal: J, metrics: Metrics) -> Self {
+        if let Some(standby) = journal.has_standby() {
+            metrics.standby(standby);
+        }
+        Self { journal, metrics }
+    }
+
+    async fn measured<R>(
+        &self,
+        what: &'static str,
+        work: impl Future<Output = Result<R, Error>> + Send,
+        result: impl FnOnce(&R) -> &'static str + Send,
+    ) -> Result<R, Error> {
+        let began = Instant::now();
+        let done = work.await;
+        let result = match &done {
+            Ok(done) => result(done),
+            Err(Error::Unconfirmed(_)) => "unconfirmed",
+            Err(_) => "failed",
+        };
+        self.metrics.journal(what, result, began.elapsed());
+        done
+    }
+}
+
+fn written(written: &Written) -> &'static str {
+    match written {
+        Written::Done => "done",
+        Written::KeyTaken(_) => "key_taken",
+        Written::Busy(_) => "transaction_busy",
+        Written::Stale => "stale",
+        Written::Forgotten(_) | Written::Expired => "key_expired",
+    }
+}
+
+fn read<R>(_: &R) -> &'static str {
+    "done"
+}
+
+impl<J: Journal> Journal for Metered<J> {
+    async fn find(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
+        self.measured("read", self.journal.find(caller, key), read).await
+    }
+
+    async fn recall(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Entry>, Error> {
+        self.journal.recall(caller, key).await
+    }
+
+    async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
+        self.measured("read", self.journal.get(id), read).await
+    }
+
+    async fn insert(&self, entry: Entry) -> Result<Written, Error> {
+        self.measured("insert", self.journal.insert(entry), written).await
+    }
+
+    async fn update(&self, entry: Entry) -> Result<Written, Error> {
+        self.measured("update", self.journal.update(entry), written).await
+    }
+
+    async fn due(&self, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
+        self.measured("due", self.journal.due(now, most), read).await
+    }
+
+    async fn open_on(&self, transaction: &TransactionId) -> Result<Option<Entry>, Error> {
+        self.measured("read", self.journal.open_on(transaction), read).await
+    }
+
+    async fn list(
+        &self,
+        filter: &Filter,
+        before: Option<OperationId>,
+        most: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        self.measured("list", self.journal.list(filter, before, most), read).await
+    }
+
+    fn loss(&self) -> Option<Loss> {
+        self.journal.loss()
+    }
+
+    async fn tombstone(&self, caller: &CallerName, key: &IdempotencyKey) -> Result<Option<Tombstone>, Error> {
+        self.measured("read", self.journal.tombstone(caller, key), read).await
+    }
+
+    async fn forget(&self, most: usize) -> Result<usize, Error> {
+        self.measured("forget", self.journal.forget(most), read).await
+    }
+
+    fn remembers_since(&self) -> Timestamp {
+        self.journal.remembers_since()
+    }
+
+    fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
+        self.journal.changes(id)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.journal.is_shared()
+    }
+
+    fn has_standby(&self) -> Option<bool> {
+        self.journal.has_standby()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.journal.is_broken()
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        self.measured("check", self.journal.check(), read).await
+    }
+}
