@@ -31,6 +31,9 @@ impl Counter {
         let database = cluster.database();
         let this = Self { cluster, database };
         this.sql("CREATE EXTENSION pg_stat_statements");
+        // It writes as well, the more the longer a test takes.
+        this.cluster.primary.sql("postgres", "ALTER SYSTEM SET autovacuum = off");
+        this.cluster.primary.sql("postgres", "SELECT pg_reload_conf()");
         this
     }
 
