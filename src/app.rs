@@ -294,7 +294,7 @@ fn router<J: Journal>(
     let review =
         OperationReviewServiceServer::new(review).max_decoding_message_size(server.message_bytes_max);
     let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(callers.clone(), may));
-    let service = admit(Permission::Known).service(service);
+    let service = admit(Permission::Rule).service(service);
     let review = admit(Permission::Review).service(review);
     let mut router = http2(server)
         .max_connection_age(server.connection_age_max)

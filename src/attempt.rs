@@ -368,9 +368,13 @@ pub fn records_first<J: Journal>(journal: &J, command: &Command) -> bool {
     journal.loss().is_none() && is_plain(command)
 }
 
-/// Neither a guard, nor a void, which has no mark of its own.
+/// Neither a guard, nor a question of policy, nor a void, which has no mark of
+/// its own.
 fn is_plain(command: &Command) -> bool {
-    command.operation.kind() != Kind::Void && command.guards == crate::payment::Guards::default()
+    let Command { guards, permit, .. } = command;
+    command.operation.kind() != Kind::Void
+        && *guards == crate::payment::Guards::default()
+        && *permit == crate::payment::permit::Permit::default()
 }
 
 /// What is told of an attempt that was not sent, once that is recorded: the
@@ -397,6 +401,7 @@ async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Res
         return Ok(Checked::Found(Box::new(event)));
     }
     rules::check_guards(&command.operation, &command.guards, &transaction).map_err(refused)?;
+    command.permit.ruling(&transaction.currency).map_err(|denied| Failure::Denied(denied, None))?;
     if transaction.status == "AUTHORIZATION_VOIDED"
         && let Some(event @ Event::Proven(_)) = found
     {

@@ -1,10 +1,11 @@
 //! Who calls, and whether that caller may: a tower layer over HTTP. It needs
 //! headers and the connection only, so it answers before a body is read, and leaves the [`Caller`]
-//! in the extensions of every request that passes.
+//! in the extensions of every request that passes, with what it may.
 
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -19,7 +20,8 @@ use crate::grpc::{
 };
 use crate::issuer::Refusal;
 use crate::listener::Peer;
-use crate::payment::{Caller, id::CallerName};
+use crate::payment::{Caller, permit::Denied};
+use crate::policy::{Rights, Rpc};
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 8192;
@@ -34,8 +36,8 @@ pub struct AuthLayer {
 /// What a service asks of its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// To be known.
-    Known,
+    /// A rule that allows the RPC; what else the rule asks is looked at later.
+    Rule,
     /// To be a reviewer.
     Review,
 }
@@ -43,7 +45,20 @@ pub enum Permission {
 /// Why somebody is not let in.
 enum Refused {
     Unknown(Credentials),
-    Forbidden,
+    NoReviewer,
+    Denied(Rpc, Denied),
+}
+
+/// Who calls, and what it may, where rules say so.
+struct Admitted {
+    caller: Caller,
+    rights: Option<Arc<Rights>>,
+}
+
+/// A caller's name, and the issuer that vouches for it.
+struct Named {
+    name: String,
+    issuer: Option<Arc<str>>,
 }
 
 /// See [`AuthLayer`].
@@ -71,15 +86,26 @@ impl<S> Layer<S> for AuthLayer {
 }
 
 /// Who calls, if that caller may.
-async fn admitted(callers: &Callers, may: Permission, head: &Parts) -> Result<Caller, Refused> {
+async fn admitted(callers: &Callers, may: Permission, head: &Parts) -> Result<Admitted, Refused> {
     let peer = head.extensions.get::<Peer>();
     let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-    let name = authenticated(callers, &head.headers, certificate).await.map_err(Refused::Unknown)?;
-    let may = match may {
-        Permission::Known => true,
-        Permission::Review => callers.may_review(name.as_str()),
+    let Named { name, issuer } =
+        authenticated(callers, &head.headers, certificate).await.map_err(Refused::Unknown)?;
+    let rights = match may {
+        Permission::Rule => {
+            let rights = callers.rights(&name, issuer.as_deref());
+            // Of an RPC that there is not the service itself tells.
+            if let Some(rpc) = Rpc::of_path(head.uri.path()) {
+                rights.may_call(rpc).map_err(|denied| Refused::Denied(rpc, denied))?;
+            }
+            Some(rights)
+        }
+        Permission::Review if callers.may_review(&name) => None,
+        Permission::Review => return Err(Refused::NoReviewer),
     };
-    if may { Ok(Caller { name }) } else { Err(Refused::Forbidden) }
+    let unusable = || Refused::Unknown(Credentials::Invalid("the caller's name is not usable"));
+    let name = name.parse().map_err(|_| unusable())?;
+    Ok(Admitted { caller: Caller { name }, rights })
 }
 
 /// By its token, or by its certificate. A certificate may be that of a proxy
@@ -88,27 +114,29 @@ async fn authenticated(
     callers: &Callers,
     headers: &HeaderMap,
     certificate: Option<&Certificate>,
-) -> Result<CallerName, Credentials> {
+) -> Result<Named, Credentials> {
     let certified = certificate.map(|certificate| callers.of_certificate(certificate));
-    let name = match (bearer(headers)?, certified) {
-        (None, None) => return Err(Credentials::Missing),
-        (None, Some(certified)) => certified.map_err(Credentials::Invalid)?.to_owned(),
+    match (bearer(headers)?, certified) {
+        (None, None) => Err(Credentials::Missing),
+        (None, Some(certified)) => {
+            let name = certified.map_err(Credentials::Invalid)?.to_owned();
+            Ok(Named { name, issuer: None })
+        }
         (Some(token), certified) => {
-            let name = named_by(callers, token).await?;
-            if certified.is_some_and(|certified| certified.is_ok_and(|certified| certified != name)) {
+            let named = named_by(callers, token).await?;
+            if certified.is_some_and(|certified| certified.is_ok_and(|certified| certified != named.name)) {
                 let why = "the token and the certificate are those of two callers";
                 return Err(Credentials::Invalid(why));
             }
-            name
+            Ok(named)
         }
-    };
-    name.parse().map_err(|_| Credentials::Invalid("the caller's name is not usable"))
+    }
 }
 
 /// Whom a token names: one of our own, or one that an issuer signed.
-async fn named_by(callers: &Callers, token: &str) -> Result<String, Credentials> {
+async fn named_by(callers: &Callers, token: &str) -> Result<Named, Credentials> {
     if let Some(name) = callers.authenticate(token) {
-        return Ok(name.to_owned());
+        return Ok(Named { name: name.to_owned(), issuer: None });
     }
     if callers.issuers().is_empty() {
         return Err(Credentials::Invalid("the token is not known"));
@@ -118,7 +146,8 @@ async fn named_by(callers: &Callers, token: &str) -> Result<String, Credentials>
         Refusal::Expired => Credentials::Expired,
         Refusal::Unavailable { retry_after } => Credentials::IssuerUnavailable { retry_after },
     })?;
-    callers.of_subject(&verified).map_err(Credentials::Invalid)
+    let name = callers.of_subject(&verified).map_err(Credentials::Invalid)?;
+    Ok(Named { name, issuer: Some(verified.issuer) })
 }
 
 /// The token, where there is one.
@@ -163,16 +192,22 @@ where
         let (mut head, body) = request.into_parts();
         Box::pin(async move {
             match admitted(&callers, may, &head).await {
-                Ok(caller) => {
+                Ok(Admitted { caller, rights }) => {
                     tracing::Span::current().record("caller", caller.name.as_str());
                     head.extensions.insert(caller);
+                    if let Some(rights) = rights {
+                        head.extensions.insert(rights);
+                    }
                     inner.call(Request::from_parts(head, body)).await
                 }
                 Err(why) => {
                     let trace = head.extensions.get::<Inbound>().map(|inbound| inbound.trace_id.as_str());
                     let refusal = match why {
                         Refused::Unknown(why) => status::unauthenticated(why, trace),
-                        Refused::Forbidden => status::forbidden(head.uri.path(), trace),
+                        Refused::NoReviewer => status::no_reviewer(head.uri.path(), trace),
+                        Refused::Denied(rpc, denied) => {
+                            status::denied(&denied, rpc.moves_money(), trace.unwrap_or_default())
+                        }
                     };
                     Ok(refusal.into_http())
                 }

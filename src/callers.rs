@@ -18,6 +18,11 @@
 //! token_sha256 = ["<64 hexadecimal digits>"]
 //! review = true                                # may look into and decide the operations of every caller
 //!
+//! [[group]]                                    # what callers may is in rules: theirs, and those of their groups
+//! name = "shops"
+//! callers = ["orders", "returns"]
+//! allow = [{ rpcs = ["GetTransaction"], accounts = ["P12345678"] }]
+//!
 //! [[issuer]]
 //! name = "login"
 //! url = "https://login.example.org"            # what its tokens have in `iss`
@@ -49,6 +54,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use crate::issuer::{Issuers, SubjectKind, Verified};
+use crate::policy::Rights;
 
 pub use crate::callers::certificate::Certificate;
 pub use crate::callers::file::CallersFile;
@@ -70,6 +76,11 @@ pub struct Callers {
     names: Vec<String>,
     /// Those that may review.
     reviewers: BTreeSet<String>,
+    /// What each may, by its name.
+    rights: BTreeMap<String, Arc<Rights>>,
+    /// What those may whom an issuer admits and nobody declares, by its name.
+    admitted: BTreeMap<String, Arc<Rights>>,
+    groups: BTreeSet<String>,
     /// Each hash, and the place of its caller in `names`.
     hashes: Vec<(Hash, u32)>,
     /// Each name that a certificate may have, and the place of its caller.
@@ -142,6 +153,25 @@ impl Callers {
     /// Whether the caller of that name may look into and decide the operations of every caller.
     pub fn may_review(&self, name: &str) -> bool {
         self.reviewers.contains(name)
+    }
+
+    /// What the caller of that name may. One who is not declared has what the groups of its `issuer` have.
+    pub fn rights(&self, name: &str, issuer: Option<&str>) -> Arc<Rights> {
+        let admitted = || self.admitted.get(issuer?);
+        self.rights.get(name).or_else(admitted).cloned().unwrap_or_default()
+    }
+
+    /// Those who are declared and may do nothing.
+    pub fn without_rights(&self) -> impl Iterator<Item = &str> {
+        let idle = |name: &&str| {
+            self.rights.get(*name).is_none_or(|rights| rights.rules.is_empty()) && !self.may_review(name)
+        };
+        self.names().filter(idle)
+    }
+
+    /// Whose undeclared callers have names of that form.
+    pub fn issuers_of(&self, name: &str) -> Vec<&str> {
+        self.issuers.admitting(name)
     }
 
     /// The names, in the order of the file.

@@ -4,6 +4,7 @@
 
 pub mod journal;
 pub mod operations;
+pub mod policy;
 
 use std::io::{self, IsTerminal as _, Write as _};
 

@@ -2,7 +2,7 @@
 //! that *this call* sent nothing, unless it says otherwise.
 
 use crate::journal::{self, entry::Entry};
-use crate::payment::{id::OperationId, outcome::Decline};
+use crate::payment::{id::OperationId, outcome::Decline, permit::Denied};
 use crate::psp::{NotSent, ReadError};
 
 /// A command that was not carried out, or not to its end.
@@ -19,6 +19,10 @@ pub enum Failure {
     /// have left an operation behind.
     #[error("refused before anything was sent: {}", .0.message)]
     Refused(Box<Decline>, Option<OperationId>),
+    /// Policy does not let it begin; the key is free. An earlier attempt may
+    /// have left an operation behind.
+    #[error("policy does not allow it: {0}")]
+    Denied(Denied, Option<OperationId>),
     /// No byte of the command ever left; the key is free. This attempt or an
     /// earlier one may have left an operation behind.
     #[error("nothing was sent")]
@@ -77,6 +81,7 @@ impl Failure {
         match self {
             Self::Refused(decline, None) => Self::Refused(decline, operation),
             Self::NotSent(why, None) => Self::NotSent(why, operation),
+            Self::Denied(why, None) => Self::Denied(why, operation),
             other => other,
         }
     }
@@ -87,11 +92,13 @@ impl Failure {
         match self {
             Self::Refused(_, None)
             | Self::NotSent(_, None)
+            | Self::Denied(_, None)
             | Self::Journal(journal::Error::Unavailable(_))
             | Self::JournalLost { .. }
             | Self::KeyExpired(None) => true,
             Self::Refused(_, Some(_))
             | Self::NotSent(_, Some(_))
+            | Self::Denied(_, Some(_))
             | Self::Journal(_)
             | Self::KeyExpired(Some(_))
             | Self::KeyReused(_)

@@ -30,7 +30,7 @@ pub mod pb {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/payops.descriptors.bin"));
 }
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
@@ -44,7 +44,8 @@ use crate::grpc::violations::Refused;
 use crate::idempotency::Answered;
 use crate::journal::Journal;
 use crate::operations::{Name, Operations, Patience};
-use crate::payment::Caller;
+use crate::payment::{Caller, Command};
+use crate::policy::Rights;
 use crate::psp::Psp;
 
 /// What the layers in front leave in the extensions of every request.
@@ -70,7 +71,7 @@ pub struct Adapter<J, P> {
     operations: Operations<J, P>,
     waits: Waits,
     /// Open WatchOperation streams.
-    watches: std::sync::Arc<tokio::sync::Semaphore>,
+    watches: Arc<tokio::sync::Semaphore>,
 }
 
 /// What every call has besides its message.
@@ -82,13 +83,15 @@ struct Call {
 impl<J: Journal, P: Psp> Adapter<J, P> {
     /// An adapter; at most `watches_max` streams are open at once.
     pub fn new(operations: Operations<J, P>, waits: Waits, watches_max: usize) -> Self {
-        let watches = std::sync::Arc::new(tokio::sync::Semaphore::new(watches_max));
+        let watches = Arc::new(tokio::sync::Semaphore::new(watches_max));
         Self { operations, waits, watches }
     }
 
     async fn carry_out(&self, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
         let trace = call.trace();
-        let asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
+        let mut asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
+        let Command { operation, guards, .. } = &asked.command;
+        asked.command.permit = call.rights().permit(operation, guards.currency.as_ref());
         let asker = asked.command.caller.clone();
         let refused = |failure: Failure| status::money(&failure, Some(&asker), trace);
         if asked.validate_only {
@@ -157,6 +160,8 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let (call, message) = Call::of(request);
         let id = command::transaction(&message, |id| self.operations.serves(id))
             .map_err(|refused| status::invalid(refused, call.trace(), false))?;
+        let allowed = call.rights().may_read(&id.account());
+        allowed.map_err(|denied| status::denied(&denied, false, call.trace()))?;
         let read = self.read(&call, self.operations.transaction(&id)).await?;
         let transaction = Some(render::transaction(&read));
         Ok(Response::new(pb::GetTransactionResponse { transaction }))
@@ -182,7 +187,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
         let (call, message) = Call::of(request);
         let (caller, name) = call.named(command::watch_operation(message))?;
-        let permit = std::sync::Arc::clone(&self.watches)
+        let permit = Arc::clone(&self.watches)
             .try_acquire_owned()
             .map_err(|_| status::read(&crate::psp::NotSent::Overloaded.into(), call.trace()))?;
         let changes = self.read(&call, self.operations.watch(&caller.name, &name)).await?;
@@ -226,6 +231,11 @@ impl Call {
     fn caller(&self) -> Result<Caller, Status> {
         let caller = self.extensions.get::<Caller>().cloned();
         caller.ok_or_else(|| status::unauthenticated(status::Credentials::Missing, Some(self.trace())))
+    }
+
+    /// What the caller may. Nothing, unless the layer in front says so.
+    fn rights(&self) -> Arc<Rights> {
+        self.extensions.get::<Arc<Rights>>().cloned().unwrap_or_default()
     }
 
     /// The caller and the name, for the two RPCs that look an operation up.

@@ -145,7 +145,9 @@ where
         answered: Result<Answered, Failure>,
     ) -> Result<Answered, Failure> {
         match answered {
-            Err(Failure::NotSent(..) | Failure::Refused(..)) if self.journal.loss() != loss => {
+            Err(Failure::NotSent(..) | Failure::Refused(..) | Failure::Denied(..))
+                if self.journal.loss() != loss =>
+            {
                 Err(Failure::JournalLost { retry_after: LOOK_AGAIN_AFTER })
             }
             other => other,
@@ -202,6 +204,10 @@ where
                 },
             };
             let prior_id = prior.as_ref().map(|entry| entry.id);
+            // What has begun is answered; whether it may begin is asked here.
+            if let Some(denied) = command.permit.denied() {
+                return Err(Failure::Denied(denied.clone(), prior_id));
+            }
             let attempt = Attempt { command: command.clone(), prior };
             // Called only when there is something to send: a replay needs no
             // permit of the stack below.

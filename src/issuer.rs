@@ -237,6 +237,22 @@ impl Issuers {
         self.issuers.iter().any(|issuer| issuer.settings.admits_all)
     }
 
+    /// Those that admit everybody, and name somebody so.
+    pub(crate) fn admitting(&self, caller: &str) -> Vec<&str> {
+        let names = |settings: &&Settings| match settings.subject {
+            SubjectKind::ServiceAccount => !caller.contains(':') && caller.split('/').count() == 2,
+            SubjectKind::Claim(_) => {
+                caller.split_once(':').is_some_and(|(issuer, _)| issuer == settings.name)
+            }
+        };
+        let settings = self.issuers.iter().map(|issuer| &issuer.settings);
+        settings
+            .filter(|settings| settings.admits_all)
+            .filter(names)
+            .map(|settings| &*settings.name)
+            .collect()
+    }
+
     /// What is declared of the issuer of that name.
     pub(crate) fn settings(&self, name: &str) -> Option<&Settings> {
         self.issuers.iter().map(|issuer| &issuer.settings).find(|settings| settings.name == name)

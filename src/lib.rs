@@ -52,6 +52,7 @@ pub mod listener;
 pub mod inbound;
 pub mod auth;
 pub mod callers;
+pub mod policy;
 pub mod issuer;
 pub mod grpc;
 pub mod health;

@@ -15,6 +15,7 @@ use payops::{
     cli,
     config::{self, Config, Mistakes},
     listener::tls::Tls,
+    policy::Rpc,
     sandbox::{self, DEMO_TRANSACTIONS, Sandbox},
     telemetry,
 };
@@ -66,6 +67,8 @@ enum Command {
     Token(TokenCommand),
     #[command(subcommand)]
     Operations(cli::operations::Command),
+    #[command(subcommand)]
+    Policy(cli::policy::Command),
     /// Bring the tables of a journal in PostgreSQL to the form that this payops needs
     Migrate {
         /// The configuration file (or PAYOPS_CONFIG)
@@ -156,12 +159,17 @@ fn run(command: Command) -> Result<(), Failed> {
         Command::Journal(command) => {
             wait_for(async { cli::journal::run(&command).await.map_err(Failed::from) })
         }
+        Command::Policy(command) => Ok(cli::policy::run(&command)?),
         Command::Token(TokenCommand::New { name, review }) => {
             let (token, hash) = payops::callers::new_token().map_err(|error| unavailable(&error))?;
             let text = format!(
                 "token (give it to the caller; it is not kept):\n{token}\n\n\
                  callers file:\n[[caller]]\nname = {name:?}\ntoken_sha256 = [\"{hash}\"]\n{}",
-                if review { "review = true\n" } else { "" }
+                if review {
+                    "review = true\n".to_owned()
+                } else {
+                    rule(" # all; better, name those that it needs")
+                }
             );
             let lines = text.split_once("callers file:\n").map_or("", |(_, lines)| lines);
             payops::callers::Callers::parse(lines)?;
@@ -171,6 +179,12 @@ fn run(command: Command) -> Result<(), Failed> {
             wait_for(async { cli::operations::run(command).await.map_err(Failed::from) })
         }
     }
+}
+
+/// Lets a caller do everything on all accounts.
+fn rule(remark: &str) -> String {
+    let rpcs = Rpc::ALL.map(Rpc::as_str);
+    format!("[[caller.allow]]\nrpcs = {rpcs:?}\naccounts = [\"*\"]{remark}\n")
 }
 
 fn wait_for(work: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
@@ -210,7 +224,8 @@ async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result
     telemetry::start(&config.log);
     let callers = SANDBOX_CALLERS.map(|(name, token, review)| {
         let hash = payops::callers::token_hash(token);
-        format!("[[caller]]\nname = {name:?}\ntoken_sha256 = [{hash:?}]\nreview = {review}\n")
+        let more = if review { "review = true\n".to_owned() } else { rule("") };
+        format!("[[caller]]\nname = {name:?}\ntoken_sha256 = [{hash:?}]\n{more}")
     });
     std::fs::write(&config.callers.file, callers.concat()).map_err(|error| unavailable(&error))?;
     let listener = bind(listen).await?;

@@ -216,6 +216,9 @@ impl<J: Journal, P: Psp> Operations<J, P> {
             Some(entry) if matches!(entry.state, State::Released { .. }) => Some(entry.id),
             Some(entry) => return Ok(Some(Answered { entry, replayed: true })),
         };
+        if let Some(denied) = command.permit.denied() {
+            return Err(Failure::Denied(denied.clone(), released));
+        }
         let transaction = &command.operation.transaction;
         if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)? {
             return Err(Failure::Busy(Box::new(open)));

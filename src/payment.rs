@@ -9,6 +9,7 @@ pub mod fresh;
 pub mod id;
 pub mod item;
 pub mod outcome;
+pub mod permit;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::payment::id::{CallerName, Currency, IdempotencyKey, Reference, Tag, TransactionId};
 use crate::payment::item::Item;
+use crate::payment::permit::Permit;
 
 /// Capture, void or refund.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,6 +119,8 @@ pub struct Command {
     /// What must hold before anything is sent. Not part of the meaning: a
     /// retry after success could not repeat them truthfully.
     pub guards: Guards,
+    /// Whether policy lets it begin. Not part of the meaning either.
+    pub permit: Permit,
 }
 
 /// Conditions that the caller sets. Each costs a read of the transaction.

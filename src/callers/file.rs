@@ -48,11 +48,13 @@ impl CallersFile {
     /// Follows the file until `stop`, and sees to the keys of its issuers. Each version is logged once.
     pub async fn follow(self, stop: CancellationToken) {
         self.current().issuers().tend();
+        tell_idle(&self.current());
         let tell = |callers: &Callers, refreshed| {
             match refreshed {
                 Some(Refreshed::Unchanged) => {}
                 Some(Refreshed::Changed) => {
                     tracing::info!(callers = callers.names().len(), "the callers file changed");
+                    tell_idle(callers);
                 }
                 Some(Refreshed::Refused(mistakes)) => {
                     tracing::error!(%mistakes, "the new callers file is refused, the old callers stay");
@@ -64,6 +66,14 @@ impl CallersFile {
             callers.issuers().tend();
         };
         self.0.follow(stop, tell).await;
+    }
+}
+
+/// What nobody allows is denied: a file of a time without rules lets nobody do anything.
+fn tell_idle(callers: &Callers) {
+    let idle: Vec<&str> = callers.without_rights().take(10).collect();
+    if !idle.is_empty() {
+        tracing::warn!(callers = ?idle, "no rule of the callers file allows these callers anything");
     }
 }
 

@@ -1,8 +1,9 @@
 //! Reads the text of a callers file. Reports every mistake at once, and never a hash.
 
 mod issuer;
+mod rules;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use toml::{Table, Value};
 
@@ -10,9 +11,11 @@ use crate::callers::{
     Callers, Hash,
     certificate::{is_dns_name, is_spiffe_id},
     hash,
+    parse::rules::{Lines, Whose, rules},
 };
 use crate::config::{Mistakes, parse_toml};
 use crate::issuer::{Issuers, SubjectKind};
+use crate::policy::Rights;
 
 const NAME_REMEDY: &str = "write 1 to 63 lower-case letters, digits, dots, dashes or underscores, \
                            beginning with a letter or digit";
@@ -32,6 +35,7 @@ impl Callers {
     /// The same of a file in `folder`, at which relative paths start, that takes the place of an earlier version.
     pub(super) fn parse_in(folder: &Path, text: &str, before: Option<&Self>) -> Result<Self, Mistakes> {
         let mut file = parse_toml("callers", text)?;
+        let lines = Lines::of(text);
         let mut mistakes = Mistakes::default();
         let issuers = issuer::issuers(file.remove("issuer"), folder, &mut mistakes);
         let issuers = Issuers::new(issuers, before.map(|before| &before.issuers));
@@ -39,18 +43,27 @@ impl Callers {
         match file.remove("caller") {
             Some(Value::Array(list)) if !list.is_empty() => {
                 for (place, entry) in (0..).zip(list) {
-                    callers.add(place, entry, &mut mistakes);
+                    callers.add(place, entry, &lines, &mut mistakes);
                 }
             }
             // Everybody whom an issuer names may be one.
             None if callers.issuers.admit_all() => {}
             _ => mistakes.add("caller", "is missing", "declare at least one [[caller]]"),
         }
+        match file.remove("group") {
+            None => {}
+            Some(Value::Array(list)) => {
+                for (place, entry) in list.into_iter().enumerate() {
+                    callers.add_group(place, entry, &lines, &mut mistakes);
+                }
+            }
+            Some(_) => mistakes.add("group", "is no list", "write each one under its own [[group]]"),
+        }
         unknown(&file, "", &mut mistakes);
         mistakes.or(callers)
     }
 
-    fn add(&mut self, place: u32, entry: Value, mistakes: &mut Mistakes) {
+    fn add(&mut self, place: u32, entry: Value, lines: &Lines<'_>, mistakes: &mut Mistakes) {
         let at = format!("caller[{place}]");
         let Value::Table(mut entry) = entry else {
             return mistakes.add(at, "is not a table", "write each one under its own [[caller]]");
@@ -63,6 +76,10 @@ impl Callers {
                 mistakes.add(format!("{at}.review"), "is neither true nor false", "write true or false");
             }
         }
+        let nth = usize::try_from(place).unwrap_or(usize::MAX);
+        let whose = Whose { table: "caller", place: nth, name: &name };
+        let rules = rules(entry.remove("allow"), &whose, lines, mistakes);
+        self.rights.insert(name.clone(), Arc::new(Rights { rules }));
         self.names.push(name);
         if !CREDENTIALS.iter().any(|key| entry.contains_key(*key)) {
             let remedy = "list the SHA-256 of at least one token, in square brackets, or give certificate_names or subjects";

@@ -34,6 +34,7 @@ impl Room {
             key: "key-1".parse().unwrap(),
             operation: Operation { transaction: "T12345678.465UfBENeLpkBvwmqfTC4k".parse().unwrap(), action },
             guards: Guards::default(),
+            permit: crate::payment::permit::Permit::default(),
         };
         let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(5), jitter_percent: 0 };
         let directory = tempfile::tempdir().unwrap();

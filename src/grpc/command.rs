@@ -18,6 +18,7 @@ use crate::payment::{
     Action, Amount, Caller, Capture, Command, Guards, Operation, Refund,
     id::{Currency, IdempotencyKey, Invalid, OperationId, TransactionId},
     item::{Decimal, DiscountLine, Group, Item, Split, Store},
+    permit::Permit,
 };
 
 /// Most lines of an operation.
@@ -180,6 +181,7 @@ fn assemble(
         key,
         operation: Operation { transaction, action },
         guards,
+        permit: Permit::default(),
     });
     Ok(Asked {
         command: wrong.unless(command)?,

@@ -3,6 +3,7 @@
 //! `PreconditionFailure`, `RetryInfo`, `RequestInfo`.
 
 mod credentials;
+mod policy;
 mod review;
 
 use std::{collections::HashMap, time::Duration};
@@ -23,7 +24,9 @@ use crate::payment::{
 use crate::psp::NotSent;
 
 pub use self::credentials::{Credentials, unauthenticated};
-pub use self::review::{forbidden, review};
+pub use self::policy::denied;
+use self::policy::told_denied;
+pub use self::review::{no_reviewer, review};
 
 const DOMAIN: &str = "payops.v1";
 
@@ -159,6 +162,8 @@ pub fn money(failure: &Failure, asker: Option<&CallerName>, trace_id: &str) -> S
         Failure::Busy(other) => busy(other, asker).retry(Duration::from_secs(2)).safe_to_use_new_key(true),
         Failure::Refused(decline, operation) => declined(decline).of(*operation).safe_to_use_new_key(true),
         Failure::NotSent(why, operation) => not_sent(why).of(*operation).safe_to_use_new_key(true),
+        // Its key has been looked up, or its transaction: nothing of it has begun.
+        Failure::Denied(denied, operation) => told_denied(denied).of(*operation).safe_to_use_new_key(true),
         Failure::InProgress(entry) => in_progress(entry.as_deref()),
         Failure::Journal(error) => journal(error).safe_to_use_new_key(false),
         Failure::Unrecorded(entry) => Told::new(
@@ -220,6 +225,7 @@ pub fn read(failure: &Failure, trace_id: &str) -> Status {
         Failure::NotSent(why, _) => not_sent(why),
         Failure::Journal(error) => journal(error),
         Failure::Draining => draining(),
+        Failure::Denied(denied, _) => told_denied(denied),
         Failure::KeyReused(_)
         | Failure::Busy(_)
         | Failure::InProgress(_)

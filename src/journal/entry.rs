@@ -446,6 +446,7 @@ impl Entry {
             key: self.key.clone(),
             operation: self.operation.clone(),
             guards: crate::payment::Guards::default(),
+            permit: crate::payment::permit::Permit::default(),
         }
     }
 

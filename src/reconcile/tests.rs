@@ -27,6 +27,7 @@ async fn room(received: Received) -> Room {
         key: "key-1".parse().unwrap(),
         operation: Operation { transaction: transaction_id, action: Action::Void },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     };
     let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(2), jitter_percent: 0 };
     let directory = tempfile::tempdir().unwrap();

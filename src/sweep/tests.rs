@@ -133,6 +133,7 @@ impl Room {
             key: transaction.as_str().parse().unwrap(),
             operation: Operation { transaction: transaction.clone(), action: Action::Void },
             guards: Guards::default(),
+            permit: crate::payment::permit::Permit::default(),
         };
         let mut entry = Entry::start(&command, created_at, NOW, NOW);
         let transaction_status = "AUTHORIZATION_VOIDED".to_owned();

@@ -50,7 +50,7 @@ pub fn methods() -> Vec<(String, String)> {
 }
 
 /// Calls an RPC, whichever it is, with an empty message.
-async fn call_empty(channel: &Channel, path: &str, token: Option<&str>) -> Status {
+pub async fn call_empty(channel: &Channel, path: &str, token: Option<&str>) -> Status {
     let mut request = Request::new(());
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

@@ -95,6 +95,7 @@ fn started(key: &str, now: Timestamp) -> Entry {
             action: Action::Capture(capture),
         },
         guards: Guards::default(),
+        permit: payops::payment::permit::Permit::default(),
     };
     Entry::start(&command, now, now + Duration::from_hours(4), now + Duration::from_secs(45))
 }

@@ -33,6 +33,7 @@ mod money;
 mod operations_cli;
 mod ordeal;
 mod place;
+mod policy;
 mod process;
 mod readme;
 mod recovery;

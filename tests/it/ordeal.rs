@@ -23,6 +23,7 @@ use crate::chaos::money_faults;
 use crate::ordeal::callers::Asked;
 use crate::place::{Place, TOKEN};
 use crate::sandbox::world::World;
+use crate::support::ALLOW_ALL;
 
 /// Operations go to the youngest transactions, so many of them.
 const TRANSACTIONS: usize = 320;
@@ -177,7 +178,7 @@ fn place(world: &Arc<World>) -> Place {
     let hash = payops::callers::token_hash;
     let callers = [("orders", TOKEN, false), ("anna", "token-of-anna", true)].map(|(name, token, review)| {
         let hash = hash(token);
-        format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n")
+        format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n{ALLOW_ALL}")
     });
     place.write("callers.toml", &callers.concat());
     // What the PSP is granted is longer than what its faults take, also where a core is busy; otherwise as short

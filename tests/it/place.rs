@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 
 use crate::sandbox::world::World;
-use crate::support::{Caller, SERVICE, eventually, free_address};
+use crate::support::{ALLOW_ALL, Caller, SERVICE, eventually, free_address};
 
 pub const PAYOPS: &str = env!("CARGO_BIN_EXE_payops");
 pub const TOKEN: &str = "token-of-orders";
@@ -38,7 +38,10 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let place = Self { world: world.into(), folder, address: free_address() };
         let hash = payops::callers::token_hash(TOKEN);
-        place.write("callers.toml", &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n"));
+        place.write(
+            "callers.toml",
+            &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n{ALLOW_ALL}"),
+        );
         place.write("client_id", "sandbox-client");
         place.write("client_secret", "sandbox-secret\n");
         let base = &place.world.base;

@@ -9,7 +9,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 pub use crate::place::{PAYOPS, Place, ended, run, signal, text};
-use crate::support::{Caller, SERVICE, eventually, free_address};
+use crate::support::{ALLOW_ALL, Caller, SERVICE, eventually, free_address};
 
 const AMOUNT: i64 = 29_990;
 
@@ -220,7 +220,10 @@ async fn callers_change_without_a_restart() {
     let demo = "T12345678.demoCard00000000000001";
     assert_eq!(new.transaction(demo).await.unwrap_err().reason(), "CREDENTIALS_INVALID");
     let hash = payops::callers::token_hash("another-token");
-    place.write("callers.toml", &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n"));
+    place.write(
+        "callers.toml",
+        &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n{ALLOW_ALL}"),
+    );
     eventually("the new token is known", async || new.transaction(demo).await.is_ok()).await;
     assert_eq!(place.orders().transaction(demo).await.unwrap_err().reason(), "CREDENTIALS_INVALID");
     place.write("callers.toml", "[[caller]]\nname = 7\n");

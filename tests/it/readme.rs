@@ -115,6 +115,7 @@ fn every_link_leads_to_a_file() {
         "CHANGELOG.md",
         "docs/contributing.md",
         "docs/identity.md",
+        "docs/policy.md",
         "docs/sandbox.md",
         "docs/runbook.md",
     ] {
@@ -135,6 +136,7 @@ fn the_readmes_errors_are_those_of_the_code() {
     let sources = [
         include_str!("../../src/grpc/status.rs"),
         include_str!("../../src/grpc/status/credentials.rs"),
+        include_str!("../../src/grpc/status/policy.rs"),
         include_str!("../../src/grpc/status/review.rs"),
         include_str!("../../src/grpc/command.rs"),
         include_str!("../../src/grpc/violations.rs"),

@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
 pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
 
+/// A line of a callers file that lets a caller do everything.
+pub const ALLOW_ALL: &str = "allow = [{ rpcs = [\"*\"], accounts = [\"*\"] }]\n";
+
 /// The boundary under test.
 pub struct TestApp {
     pub world: World,
@@ -88,7 +91,9 @@ impl TestApp {
         let entries = [("orders", false), ("returns", false), ("anna", true), ("ben", true)];
         let entries = entries.map(|(name, review)| {
             let hash = payops::callers::token_hash(&format!("token-of-{name}"));
-            format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n")
+            format!(
+                "[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n{ALLOW_ALL}"
+            )
         });
         std::fs::write(&callers, entries.concat()).unwrap();
         let sandbox = world.base.strip_prefix("http://").unwrap().parse().unwrap();

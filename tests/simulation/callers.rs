@@ -46,6 +46,7 @@ pub(super) fn commands(plan: &Plan, dice: &mut Dice) -> Vec<Command> {
             key: if plain { format!("key-{number}") } else { minted(dice) }.parse().unwrap(),
             operation: Operation { transaction: transaction.parse().unwrap(), action: action(kind, amount) },
             guards: Guards::default(),
+            permit: crate::payment::permit::Permit::default(),
         };
         let command = match commands.last() {
             // The same key, another meaning.
@@ -229,7 +230,7 @@ fn reply(result: &Result<Answered, Failure>) -> (Reply, Option<&Entry>) {
         Err(Failure::Busy(other)) if matches!(other.state, State::Review { .. }) => (Reply::Blocked, None),
         // Another operation is in the way; what became of this key is not told.
         Err(Failure::Busy(_)) => (Reply::Unknown, None),
-        Err(Failure::Refused(..)) => (Reply::No, None),
+        Err(Failure::Refused(..) | Failure::Denied(..)) => (Reply::No, None),
         Err(Failure::NotSent(..)) => (Reply::Nothing, None),
         // There was no time to find out.
         Err(Failure::InProgress(None)) => (Reply::Unknown, None),

@@ -5,7 +5,7 @@ use crate::grpc::render;
 use crate::review::Refusal;
 
 /// Somebody who is known and may not.
-pub fn forbidden(path: &str, trace_id: Option<&str>) -> Status {
+pub fn no_reviewer(path: &str, trace_id: Option<&str>) -> Status {
     let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     let message = format!(
         "this caller may not call {service}: whoever is to review needs review = true in the callers file"

@@ -36,6 +36,7 @@ fn entry() -> Entry {
             action: Action::Capture(capture),
         },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     };
     Entry::start(&command, NOW, NOW + Duration::from_hours(4), NOW + Duration::from_secs(45))
 }

@@ -66,6 +66,7 @@ fn command(action: Action) -> Command {
         key: "key-1".parse().unwrap(),
         operation: Operation { transaction: TRANSACTION.parse().unwrap(), action },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     }
 }
 

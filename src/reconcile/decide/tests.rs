@@ -48,6 +48,7 @@ fn in_state(state: State) -> Entry {
             action: Action::Capture(capture),
         },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     };
     let entry = Entry::start(&command, START, START + TOKEN, START + Duration::from_secs(45));
     Entry { state, ..entry }

@@ -76,6 +76,7 @@ impl Room {
             key: "key-1".parse().unwrap(),
             operation: Operation { transaction: CARD.parse().unwrap(), action: Action::Void },
             guards: Guards::default(),
+            permit: crate::payment::permit::Permit::default(),
         };
         let schedule = Schedule { first: Vec::new(), then: WAIT, jitter_percent: 0 };
         let directory = tempfile::tempdir().unwrap();

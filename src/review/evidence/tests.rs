@@ -15,6 +15,7 @@ fn entry(action: Action) -> Entry {
         key: "key-1".parse().unwrap(),
         operation: Operation { transaction: "T12345678.465UfBENeLpkBvwmqfTC4k".parse().unwrap(), action },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     };
     Entry::start(&command, NOW, NOW, NOW)
 }

@@ -44,6 +44,7 @@ fn entry(kind: Kind, key: &str, state: State) -> Entry {
             action: action(kind),
         },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     };
     let at = NOW - HOUR * 2;
     let mut entry = Entry::start(&command, at, at, at);

@@ -37,8 +37,11 @@ fn the_example_of_a_callers_file_is_one_and_shows_every_key() {
     assert!(callers.may_review("anna") && !callers.may_review("orders"));
     assert_eq!((callers.authenticate("a"), callers.authenticate("b")), (Some("orders"), Some("orders")));
     // What the parser takes is what is shown, for callers and for issuers.
-    let sources =
-        [include_str!("../../../src/callers/parse.rs"), include_str!("../../../src/callers/parse/issuer.rs")];
+    let sources = [
+        include_str!("../../../src/callers/parse.rs"),
+        include_str!("../../../src/callers/parse/issuer.rs"),
+        include_str!("../../../src/callers/parse/rules.rs"),
+    ];
     let mut keys = 0;
     for source in sources {
         let code = source.split("#[cfg(test)]").next().unwrap();
@@ -46,6 +49,7 @@ fn the_example_of_a_callers_file_is_one_and_shows_every_key() {
             for key in code.split(taken).skip(1).map(|rest| rest.split('"').next().unwrap()) {
                 let shown =
                     EXAMPLE.contains(&format!("\n{key} = ")) || EXAMPLE.contains(&format!("\n[[{key}]]\n"));
+                let shown = shown || EXAMPLE.contains(&format!(".{key}]]\n"));
                 assert!(shown, "{key} is not in the example");
                 keys += 1;
             }

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::issuer::{Fault, Issuer, Key, in_seconds};
 use crate::bad_input::wire::Raw;
-use crate::support::{Caller, Refused, TestApp, capture, eventually};
+use crate::support::{ALLOW_ALL, Caller, Refused, TestApp, capture, eventually};
 
 /// What the callers file says of an issuer.
 pub struct Declared<'a> {
@@ -104,7 +104,8 @@ async fn a_service_account_of_kubernetes_is_a_caller_and_its_cluster_is_asked_wi
     cluster.wants("of-payops");
     // What the cluster calls itself is no address here.
     let more = format!(
-        "kubernetes = true\njwks_url = \"{}/keys\"\ntoken_file = \"token\"\nadmit = \"all\"\nurl = \"kubernetes\"",
+        "kubernetes = true\njwks_url = \"{}/keys\"\ntoken_file = \"token\"\nadmit = \"all\"\nurl = \"kubernetes\"\n\
+         [[group]]\nname = \"cluster\"\nissuers = [\"cluster\"]\n{ALLOW_ALL}",
         cluster.url
     );
     let app = trusting(&[declared("cluster", &cluster, &more)], &["cluster:shop/orders"], &[]).await;

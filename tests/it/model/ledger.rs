@@ -119,5 +119,6 @@ pub fn command(key: usize, kind: Kind) -> Command {
         key: format!("key-{key}").parse().unwrap(),
         operation: Operation { transaction: "T12345678.model".parse().unwrap(), action },
         guards: Guards::default(),
+        permit: payops::payment::permit::Permit::default(),
     }
 }

@@ -10,7 +10,7 @@ use tokio::process::Child;
 
 use crate::place::{Place, TOKEN};
 use crate::sandbox::world::World;
-use crate::support::Caller;
+use crate::support::{ALLOW_ALL, Caller};
 
 const CALLERS: usize = 32;
 
@@ -28,7 +28,7 @@ impl Backlog {
         let callers =
             [("orders", TOKEN, false), ("anna", "token-of-anna", true)].map(|(name, token, review)| {
                 let hash = payops::callers::token_hash(token);
-                format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n")
+                format!("[[caller]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\nreview = {review}\n{ALLOW_ALL}")
             });
         place.write("callers.toml", &callers.concat());
         place.set("log", "level = \"warn\"\n");

@@ -1,0 +1,30 @@
+//! What those hear who are known, and may not.
+
+use super::{Code, Status, Told};
+use crate::payment::permit::Denied;
+
+/// Policy says no before anything was looked up: the key may belong to a
+/// command that has run.
+pub fn denied(denied: &Denied, money: bool, trace_id: &str) -> Status {
+    let told = told_denied(denied);
+    let told = if money { told.safe_to_use_new_key(false) } else { told };
+    told.into_status(trace_id)
+}
+
+pub(super) fn told_denied(denied: &Denied) -> Told {
+    let reason = match denied {
+        Denied::Rpc(_) => "RPC_NOT_ALLOWED",
+        Denied::Account { .. } => "ACCOUNT_NOT_ALLOWED",
+        Denied::Currency { .. } => "CURRENCY_NOT_ALLOWED",
+        Denied::Amount { .. } => "AMOUNT_LIMIT",
+    };
+    let told = Told::new(Code::PermissionDenied, reason, denied.to_string());
+    match denied {
+        Denied::Rpc(rpc) => told.with("rpc", rpc),
+        Denied::Account { rpc, account } => told.with("rpc", rpc).with("account", account),
+        Denied::Currency { rpc, currency } => told.with("rpc", rpc).with("currency", currency),
+        Denied::Amount { rpc, currency, max } => {
+            told.with("rpc", rpc).with("currency", currency).with("amount_max", max)
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What policy says of a command, should it begin now. The currency of a
+//! transaction is known only once it has been read, so a permit may depend on it.
+
+use std::collections::BTreeMap;
+
+use crate::payment::id::{AccountId, Currency};
+
+/// Whether a command may begin, by the currency of its transaction. What has
+/// begun is answered whatever it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    by_currency: BTreeMap<Currency, Ruling>,
+    otherwise: Ruling,
+}
+
+/// Yes, or why not.
+pub type Ruling = Result<(), Denied>;
+
+/// Why policy says no.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No rule is about this RPC.
+    #[error("no rule of the callers file allows this caller to call {0}")]
+    Rpc(&'static str),
+    /// The rules about the RPC are about other accounts.
+    #[error("no rule of the callers file allows this caller to call {rpc} on account {account}")]
+    Account {
+        /// What was called.
+        rpc: &'static str,
+        /// The transaction's.
+        account: AccountId,
+    },
+    /// The rules about the RPC and the account are about other currencies.
+    #[error("no rule of the callers file allows this caller to call {rpc} on a transaction in {currency}")]
+    Currency {
+        /// What was called.
+        rpc: &'static str,
+        /// The transaction's.
+        currency: String,
+    },
+    /// The amount is more than one operation may have.
+    #[error(
+        "the rules of the callers file allow this caller at most {max} minor units of {currency} in one {rpc}"
+    )]
+    Amount {
+        /// What was called.
+        rpc: &'static str,
+        /// The transaction's.
+        currency: Currency,
+        /// The most, in minor units.
+        max: i64,
+    },
+}
+
+impl Permit {
+    /// Whatever the currency is.
+    pub fn plain(ruling: Ruling) -> Self {
+        Self { by_currency: BTreeMap::new(), otherwise: ruling }
+    }
+
+    /// For these currencies, and for all others.
+    pub fn by_currency(by_currency: BTreeMap<Currency, Ruling>, otherwise: Ruling) -> Self {
+        Self { by_currency, otherwise }
+    }
+
+    /// Whether the currency decides, so that the transaction is read before
+    /// anything is sent.
+    pub fn needs_currency(&self) -> bool {
+        !self.by_currency.is_empty()
+    }
+
+    /// Why the command may not begin, in whatever currency its transaction is.
+    pub fn denied(&self) -> Option<&Denied> {
+        let mut rulings = self.by_currency.values().chain([&self.otherwise]);
+        let closest = self.by_currency.values().chain([&self.otherwise]).filter_map(|no| no.as_ref().err());
+        if rulings.all(Result::is_err) { closest.max_by_key(|denied| denied.stage()) } else { None }
+    }
+
+    /// What it says for a transaction in this currency.
+    pub fn ruling(&self, currency: &str) -> Ruling {
+        let named = self.by_currency.iter().find(|(known, _)| known.as_str() == currency);
+        match named.map_or(&self.otherwise, |(_, ruling)| ruling) {
+            Err(Denied::Currency { rpc, .. }) => Err(Denied::Currency { rpc, currency: currency.to_owned() }),
+            ruling => ruling.clone(),
+        }
+    }
+}
+
+impl Default for Permit {
+    /// Of whoever is asked by no policy: payops itself.
+    fn default() -> Self {
+        Self::plain(Ok(()))
+    }
+}
+
+impl Denied {
+    /// How far a rule went along with the request: the further, the closer.
+    pub fn stage(&self) -> u8 {
+        match self {
+            Self::Rpc(_) => 0,
+            Self::Account { .. } => 1,
+            Self::Currency { .. } => 2,
+            Self::Amount { .. } => 3,
+        }
+    }
+}
