@@ -21,12 +21,12 @@ use tracing::Instrument as _;
 
 use crate::clock::Timestamp;
 use crate::conclude::Conclude;
-use crate::failure::Failure;
+use crate::failure::{Beyond, Failure};
 use crate::journal::{
     Journal, Written,
     entry::{Beginning, Entry, Event, State},
 };
-use crate::payment::{Command, Kind, fresh, outcome::Decline};
+use crate::payment::{Command, Kind, fresh, outcome::Decline, permit::DayMax};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
 
 /// How long a caller waits whose key could not be looked up.
@@ -83,7 +83,8 @@ pub struct Sender<J, P> {
 
 /// What a look at the transaction allows.
 enum Checked {
-    Send,
+    /// Under a limit of its day, perhaps.
+    Send(Option<DayMax>),
     /// What is asked for is there already: the key's own effect or what came of
     /// it, or the state that a void asks for.
     Found(Box<Event>),
@@ -149,9 +150,14 @@ where
         let before = clock.boot();
         let now = clock.now();
         let (fence_at, lease_until) = self.until(prepared.life_left());
+        let day_max = match &checked {
+            Checked::Send(day_max) => day_max.as_ref(),
+            // It is there already: nothing begins.
+            Checked::Found(_) => None,
+        };
         let (entry, written) = match prior {
             None => {
-                let entry = Entry::start(command, now, fence_at, lease_until);
+                let entry = Entry::start(command, now, fence_at, lease_until).under(day_max, now);
                 let written = journal.insert(entry.clone()).await.map_err(Failure::Journal)?;
                 (entry, written)
             }
@@ -160,6 +166,7 @@ where
                 let Ok(Some(entry)) = released.after(&event, now, schedule) else {
                     return Ok(Once::Done(Attempted::Overtaken(None)));
                 };
+                let entry = entry.under(day_max, now);
                 let written = journal.update(entry.clone()).await.map_err(Failure::Journal)?;
                 (entry, written)
             }
@@ -172,6 +179,7 @@ where
             Written::Busy(other) => return Err(Failure::Busy(other)),
             Written::Forgotten(tombstone) => return Err(Failure::KeyExpired(Some(tombstone.state))),
             Written::Expired => return Err(Failure::KeyExpired(None)),
+            Written::Beyond { spent } => return Err(Beyond::of(&entry, spent)),
         }
         tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
         if let Checked::Found(event) = checked {
@@ -273,7 +281,7 @@ where
             return Err(Failure::JournalLost { retry_after: loss.quiet_until.since(now) });
         }
         if forgotten.is_none() && is_plain(command) {
-            return Ok(Checked::Send);
+            return Ok(Checked::Send(None));
         }
         look_before(psp, command, forgotten.is_some()).await.map_err(|failure| match failure {
             // What cannot be looked up may have happened: no new key is safe.
@@ -401,14 +409,17 @@ async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Res
         return Ok(Checked::Found(Box::new(event)));
     }
     rules::check_guards(&command.operation, &command.guards, &transaction).map_err(refused)?;
-    command.permit.ruling(&transaction.currency).map_err(|denied| Failure::Denied(denied, None))?;
+    let ruling = command.permit.ruling(&transaction.currency);
+    let allowed = ruling.map_err(|denied| Failure::Denied(denied, None))?;
     if transaction.status == "AUTHORIZATION_VOIDED"
         && let Some(event @ Event::Proven(_)) = found
     {
         return Ok(Checked::Found(Box::new(event)));
     }
     rules::check(&command.operation, &transaction).map_err(refused)?;
-    Ok(Checked::Send)
+    // A rule with a limit names currencies, by their form.
+    let day_max = |amount| Some(DayMax { currency: transaction.currency.parse().ok()?, amount });
+    Ok(Checked::Send(allowed.day_max.and_then(day_max)))
 }
 
 /// What became of an earlier sending of the key, if there is a trace of one.
@@ -429,9 +440,24 @@ fn found(verdict: judge::Verdict, nothing_to_void: bool) -> Option<Event> {
     })
 }
 
-/// Everything short of sending: `validate_only`.
-pub async fn validate<P: Psp>(psp: &P, command: &Command) -> Result<(), Failure> {
-    look_before(psp, command, false).await?;
+/// Everything short of sending: `validate_only`. Whether there is room in its
+/// day, too; nothing of that is taken.
+pub async fn validate<J: Journal, P: Psp>(
+    conclude: &Conclude<J, P>,
+    command: &Command,
+) -> Result<(), Failure> {
+    let Conclude { journal, psp, clock, .. } = conclude;
+    let checked = look_before(psp, command, false).await?;
     psp.prepare(command).await?;
+    if let Checked::Send(day_max @ Some(_)) = checked {
+        let now = clock.now();
+        let entry = Entry::start(command, now, now, now).under(day_max.as_ref(), now);
+        if let Some(tally) = entry.tally() {
+            let spent = journal.spent(&tally).await.map_err(Failure::Journal)?;
+            if entry.is_beyond(spent) {
+                return Err(Beyond::of(&entry, spent));
+            }
+        }
+    }
     Ok(())
 }

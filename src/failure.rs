@@ -1,7 +1,14 @@
 //! Why a command has no operation to show for an answer. Everything here means
 //! that *this call* sent nothing, unless it says otherwise.
 
-use crate::journal::{self, entry::Entry};
+use crate::clock::Timestamp;
+use crate::journal::{
+    self,
+    entry::{
+        Entry,
+        spent::{Spent, Tally, end_of},
+    },
+};
 use crate::payment::{id::OperationId, outcome::Decline, permit::Denied};
 use crate::psp::{NotSent, ReadError};
 
@@ -23,6 +30,10 @@ pub enum Failure {
     /// have left an operation behind.
     #[error("policy does not allow it: {0}")]
     Denied(Denied, Option<OperationId>),
+    /// There is no room for it in its day; the key is free. An earlier attempt
+    /// may have left an operation behind.
+    #[error("it is more than the caller may begin today: {0}")]
+    Beyond(Box<Beyond>, Option<OperationId>),
     /// No byte of the command ever left; the key is free. This attempt or an
     /// earlier one may have left an operation behind.
     #[error("nothing was sent")]
@@ -62,6 +73,31 @@ pub enum Failure {
     Internal,
 }
 
+/// A day's limit, and what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{left} of {max} minor units are left")]
+pub struct Beyond {
+    /// What is added up.
+    pub tally: Tally,
+    /// The most that the sum may be, in minor units.
+    pub max: i64,
+    /// How much more may be begun that day, in minor units.
+    pub left: i64,
+    /// When the day ends.
+    pub ends_at: Timestamp,
+}
+
+impl Beyond {
+    /// Why the entry was not written: that much was spent.
+    pub fn of(entry: &Entry, spent: i64) -> Failure {
+        let limited = entry.tally().zip(entry.spent.as_ref());
+        limited.map_or(Failure::Internal, |(tally, Spent { day, max, .. })| {
+            let left = max.saturating_sub(spent).max(0);
+            Failure::Beyond(Box::new(Self { tally, max: *max, left, ends_at: end_of(*day) }), None)
+        })
+    }
+}
+
 impl From<NotSent> for Failure {
     fn from(error: NotSent) -> Self {
         Self::NotSent(error, None)
@@ -82,6 +118,7 @@ impl Failure {
             Self::Refused(decline, None) => Self::Refused(decline, operation),
             Self::NotSent(why, None) => Self::NotSent(why, operation),
             Self::Denied(why, None) => Self::Denied(why, operation),
+            Self::Beyond(why, None) => Self::Beyond(why, operation),
             other => other,
         }
     }
@@ -93,12 +130,14 @@ impl Failure {
             Self::Refused(_, None)
             | Self::NotSent(_, None)
             | Self::Denied(_, None)
+            | Self::Beyond(_, None)
             | Self::Journal(journal::Error::Unavailable(_))
             | Self::JournalLost { .. }
             | Self::KeyExpired(None) => true,
             Self::Refused(_, Some(_))
             | Self::NotSent(_, Some(_))
             | Self::Denied(_, Some(_))
+            | Self::Beyond(_, Some(_))
             | Self::Journal(_)
             | Self::KeyExpired(Some(_))
             | Self::KeyReused(_)

@@ -145,7 +145,7 @@ where
         answered: Result<Answered, Failure>,
     ) -> Result<Answered, Failure> {
         match answered {
-            Err(Failure::NotSent(..) | Failure::Refused(..) | Failure::Denied(..))
+            Err(Failure::NotSent(..) | Failure::Refused(..) | Failure::Denied(..) | Failure::Beyond(..))
                 if self.journal.loss() != loss =>
             {
                 Err(Failure::JournalLost { retry_after: LOOK_AGAIN_AFTER })

@@ -9,6 +9,7 @@ pub mod follow;
 mod hub;
 pub mod postgres;
 mod record;
+mod tally;
 pub mod transfer;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
-use crate::journal::entry::{Entry, Event, Schedule};
+use crate::journal::entry::{Entry, Event, Schedule, Tally};
 use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// A durable journal.
@@ -27,6 +28,8 @@ use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, Tra
 ///   or of both machines.
 /// - At most one entry per (caller, key), and at most one *open* entry per
 ///   transaction: the slot.
+/// - The sum of a day is changed together with the entry that counts towards
+///   it, or not at all, and no attempt that begins takes it beyond its limit.
 /// - A change is written only over the revision that it was made from.
 pub trait Journal: Clone + Send + Sync + 'static {
     /// The entry of a key.
@@ -91,6 +94,9 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// A key that was minted before then, and that the journal does not know,
     /// may be one that it has forgotten.
     fn remembers_since(&self) -> Timestamp;
+
+    /// What counts of that sum.
+    fn spent(&self, tally: &Tally) -> impl Future<Output = Result<i64, Error>> + Send;
 
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
@@ -211,6 +217,11 @@ pub enum Written {
     Forgotten(Tombstone),
     /// The key is so old that it may have had an entry (insert).
     Expired,
+    /// The attempt would take the sum of its day beyond what it may be.
+    Beyond {
+        /// What counts of that sum now, in minor units.
+        spent: i64,
+    },
 }
 
 /// The journal could not be used.
@@ -261,6 +272,10 @@ pub async fn advance<J: Journal>(
                 // It cannot be recorded now, and must not go unseen.
                 page(&entry, &next);
                 return Err(Error::Unavailable("the transaction's slot is taken".to_owned()));
+            }
+            // Whoever goes on with an attempt is counted already.
+            Written::Beyond { .. } => {
+                return Err(Error::Unavailable("the sum of the day has no room".to_owned()));
             }
             Written::Stale | Written::KeyTaken(_) | Written::Forgotten(_) | Written::Expired => {}
         }

@@ -48,6 +48,7 @@ pub struct Operations<J, P> {
     read_back: ReadBack<J, P>,
     journal: J,
     psp: P,
+    conclude: Conclude<J, P>,
     stopping: CancellationToken,
 }
 
@@ -129,8 +130,9 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         Self {
             money: BoxCloneSyncService::new(money),
             read_back,
-            journal: conclude.journal,
-            psp: conclude.psp,
+            journal: conclude.journal.clone(),
+            psp: conclude.psp.clone(),
+            conclude,
             stopping,
         }
     }
@@ -223,7 +225,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)? {
             return Err(Failure::Busy(Box::new(open)));
         }
-        attempt::validate(&self.psp, command).await.map_err(|failure| failure.of(released))?;
+        attempt::validate(&self.conclude, command).await.map_err(|failure| failure.of(released))?;
         Ok(None)
     }
 

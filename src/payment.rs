@@ -21,7 +21,7 @@ use crate::payment::item::Item;
 use crate::payment::permit::Permit;
 
 /// Capture, void or refund.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Takes all or part of what is authorized.

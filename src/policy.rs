@@ -14,7 +14,7 @@ use std::{
 use crate::payment::{
     Kind, Operation,
     id::{AccountId, Currency},
-    permit::{Denied, Permit, Ruling},
+    permit::{Allowed, Denied, Permit, Ruling},
 };
 
 /// What rules are about: the RPCs of `payops.v1.PaymentOperationsService`.
@@ -57,6 +57,9 @@ pub struct Rule {
 pub struct Bounds {
     /// In one operation.
     pub amount_max: Option<i64>,
+    /// In all operations of one kind on one account that a caller begins in a
+    /// day.
+    pub day_max: Option<i64>,
 }
 
 /// All that one caller may, in the order in which the rules are asked.
@@ -139,7 +142,7 @@ impl FromStr for Rpc {
 
 impl Rule {
     /// Whether it covers all that is asked, or the first thing that it does not.
-    pub fn covers(&self, asked: &Asked<'_>) -> Ruling {
+    pub fn covers(&self, asked: &Asked<'_>) -> Result<(), Denied> {
         let rpc = asked.rpc.as_str();
         if !self.rpcs.contains(&asked.rpc) {
             return Err(Denied::Rpc(rpc));
@@ -163,6 +166,13 @@ impl Rule {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How far it allows what it covers.
+    pub fn allowed(&self, asked: &Asked<'_>) -> Allowed {
+        let bounds = asked.currency.and_then(|currency| self.currencies.as_ref()?.get(currency));
+        // What has no amount is not counted.
+        Allowed { day_max: bounds.and_then(|bounds| bounds.day_max).filter(|_| asked.amount.is_some()) }
     }
 }
 
@@ -189,13 +199,13 @@ impl Rights {
     }
 
     /// Whether the RPC may be called at all.
-    pub fn may_call(&self, rpc: Rpc) -> Ruling {
+    pub fn may_call(&self, rpc: Rpc) -> Result<(), Denied> {
         let any = self.rules.iter().any(|rule| rule.rpcs.contains(&rpc));
         if any { Ok(()) } else { Err(Denied::Rpc(rpc.as_str())) }
     }
 
     /// Whether transactions of that account may be shown.
-    pub fn may_read(&self, account: &AccountId) -> Ruling {
+    pub fn may_read(&self, account: &AccountId) -> Result<(), Denied> {
         let rpc = Rpc::GetTransaction;
         self.decide(&Asked { rpc, account: Some(account), currency: None, amount: None }).map(|_| ())
     }
@@ -210,7 +220,10 @@ impl Rights {
             currency: named,
             amount: operation.amount().map(crate::payment::Amount::minor),
         };
-        let ruling = |currency| self.decide(&Asked { currency, ..asked }).map(|_| ());
+        let ruling = |currency| -> Ruling {
+            let asked = Asked { currency, ..asked };
+            self.decide(&asked).map(|rule| rule.allowed(&asked))
+        };
         if named.is_some() {
             return Permit::plain(ruling(named));
         }

@@ -12,7 +12,7 @@ use crate::config::{Config, Mistakes};
 use crate::payment::{
     Amount,
     id::{AccountId, Currency},
-    permit::{Denied, Ruling},
+    permit::Denied,
 };
 use crate::policy::{Asked, Rights, Rpc, Rule};
 
@@ -136,9 +136,21 @@ impl Check {
         Asked { rpc: *rpc, account: account.as_ref(), currency: currency.as_ref(), amount: *amount }
     }
 
+    /// What else holds for what is allowed.
+    fn limit(&self, rule: &Rule, asked: &Asked<'_>) -> String {
+        match (rule.allowed(asked).day_max, &self.currency) {
+            (Some(max), Some(currency)) => format!(
+                "  as long as all that {:?} begins that day (UTC) by {} on one account is at most {max} minor units of \
+                 {currency}\n",
+                self.caller, self.rpc
+            ),
+            _ => String::new(),
+        }
+    }
+
     fn table(&self, rights: &Rights, asked: &Asked<'_>, decision: &Result<&Rule, Denied>) -> String {
         let mut text = match decision {
-            Ok(rule) => format!("allowed by {rule}\n"),
+            Ok(rule) => format!("allowed by {rule}\n{}", self.limit(rule, asked)),
             Err(denied) => format!("denied: {denied}\n"),
         };
         for rule in &rights.rules {
@@ -162,6 +174,7 @@ impl Check {
             "rpc": self.rpc.as_str(),
             "allowed": decision.is_ok(),
             "rule": decision.as_ref().ok().map(|rule| named(rule)),
+            "day_max": decision.as_ref().ok().and_then(|rule| rule.allowed(asked).day_max),
             "denied": decision.as_ref().err().map(ToString::to_string),
             "rules": rules.collect::<Vec<_>>(),
         });
@@ -169,8 +182,8 @@ impl Check {
     }
 }
 
-fn verdict(ruling: &Ruling) -> String {
-    match ruling {
+fn verdict(covers: &Result<(), Denied>) -> String {
+    match covers {
         Ok(()) => "covers it".to_owned(),
         Err(Denied::Rpc(rpc)) => format!("is not about {rpc}"),
         Err(Denied::Account { account, .. }) => format!("is not about account {account}"),

@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Metrics, Origin, Postgres, Psp, ReadBack, Server, Source,
-    Sweep, Tls, Webhook,
+    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Metrics, Origin, Postgres, Psp, ReadBack, Server,
+    Source, Sweep, Tls, Webhook,
 };
 use crate::payment::id::AccountId;
 

@@ -25,7 +25,7 @@ use crate::psp::NotSent;
 
 pub use self::credentials::{Credentials, unauthenticated};
 pub use self::policy::denied;
-use self::policy::told_denied;
+use self::policy::{told_beyond, told_denied};
 pub use self::review::{no_reviewer, review};
 
 const DOMAIN: &str = "payops.v1";
@@ -164,6 +164,7 @@ pub fn money(failure: &Failure, asker: Option<&CallerName>, trace_id: &str) -> S
         Failure::NotSent(why, operation) => not_sent(why).of(*operation).safe_to_use_new_key(true),
         // Its key has been looked up, or its transaction: nothing of it has begun.
         Failure::Denied(denied, operation) => told_denied(denied).of(*operation).safe_to_use_new_key(true),
+        Failure::Beyond(beyond, operation) => told_beyond(beyond).of(*operation).safe_to_use_new_key(true),
         Failure::InProgress(entry) => in_progress(entry.as_deref()),
         Failure::Journal(error) => journal(error).safe_to_use_new_key(false),
         Failure::Unrecorded(entry) => Told::new(
@@ -226,6 +227,7 @@ pub fn read(failure: &Failure, trace_id: &str) -> Status {
         Failure::Journal(error) => journal(error),
         Failure::Draining => draining(),
         Failure::Denied(denied, _) => told_denied(denied),
+        Failure::Beyond(beyond, _) => told_beyond(beyond),
         Failure::KeyReused(_)
         | Failure::Busy(_)
         | Failure::InProgress(_)

@@ -50,8 +50,12 @@ use crate::journal::embedded::{
     opening::{Files, Opened},
     writer::{Answer, Job, Write, Writer},
 };
-use crate::journal::entry::{Entry, Schedule};
+use crate::journal::entry::{
+    Entry, Schedule, Tally,
+    spent::{day_of, end_of},
+};
 use crate::journal::hub::Hub;
+use crate::journal::tally::Tallies;
 use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
@@ -93,6 +97,7 @@ struct Shared {
     reading: Semaphore,
     file: PathBuf,
     hub: Arc<Hub>,
+    tallies: Arc<Mutex<Tallies>>,
     broken: Arc<AtomicBool>,
     /// Entries that cannot be read, each told once.
     damaged: Mutex<HashSet<Uuid>>,
@@ -121,12 +126,16 @@ impl Embedded {
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let hub = Arc::new(Hub::default());
         let broken = Arc::new(AtomicBool::new(false));
+        let yesterday = day_of(clock.now()) - 1;
+        let lately = rows::changed_since(&connection, end_of(yesterday - 1))?;
+        let tallies = Arc::new(Mutex::new(Tallies::of(lately, yesterday)));
         let writer = Writer {
             connection,
             mark,
             meta,
             commits,
             hub: Arc::clone(&hub),
+            tallies: Arc::clone(&tallies),
             broken: Arc::clone(&broken),
             forgotten_before: Arc::clone(&forgotten_before),
             _lock: lock,
@@ -142,6 +151,7 @@ impl Embedded {
             reading: Semaphore::new(READERS_MAX),
             file: Files::of(&settings.directory).journal,
             hub,
+            tallies,
             broken,
             damaged: Mutex::default(),
             clock: clock.clone(),
@@ -270,6 +280,10 @@ impl Journal for Embedded {
     fn remembers_since(&self) -> Timestamp {
         let forgotten = Timestamp(self.shared.forgotten_before.load(Ordering::Acquire));
         (self.shared.clock.now() - self.shared.retention).max(forgotten)
+    }
+
+    async fn spent(&self, tally: &Tally) -> Result<i64, Error> {
+        Ok(self.shared.tallies.lock().unwrap_or_else(PoisonError::into_inner).spent(tally))
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {

@@ -4,6 +4,7 @@
 pub mod history;
 mod lost;
 pub mod reading;
+pub mod spent;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::payment::{
 
 pub use self::history::{Change, Decision, Proposal, Resolution, Resolved};
 pub use self::reading::{Finding, Reading, Schedule, Streak};
+pub use self::spent::{Spent, Tally};
 
 /// Everything that is remembered of one command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +45,7 @@ pub struct Entry {
     /// must not be taken for them.
     pub revision: u64,
     /// The revision that this one was made from: it is written only over that.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub follows: u64,
     /// Names the attempt's first write, so that repeating it is recognised.
     pub nonce: Uuid,
@@ -59,8 +61,12 @@ pub struct Entry {
     pub ignored_events: Vec<String>,
     /// How often an attempt was sent again although an earlier one was in
     /// doubt (T12).
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub resends: u32,
+    /// What it counts towards a limit of its day; none where it began under
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
     /// What reading back has shown so far.
     pub reading: Reading,
     /// A person's decision that waits for a second person.
@@ -340,6 +346,7 @@ impl Entry {
             accepted_request_id: None,
             ignored_events: Vec::new(),
             resends: 0,
+            spent: None,
             reading: Reading { next_at: Some(lease_until), ..Reading::default() },
             proposal: None,
             history: Vec::new(),
@@ -395,6 +402,7 @@ impl Entry {
         }
         next.updated_at = now;
         next.proposal = None;
+        next.count();
         let why = match event {
             Event::Resolved(resolution) => Some(resolution.why()),
             _ => next.state.why().map(str::to_owned),
@@ -424,7 +432,8 @@ impl Entry {
     /// The same in its next revision.
     fn successor(&self) -> Self {
         let revision = self.revision.saturating_add(fresh::step());
-        Self { revision, follows: self.revision, ..self.clone() }
+        let spent = self.spent.as_ref().map(Spent::successor);
+        Self { revision, follows: self.revision, spent, ..self.clone() }
     }
 
     /// Adds to the history what the entry is now.
@@ -461,14 +470,9 @@ fn doubt(why: &str) -> State {
     State::InDoubt { why, pushback: false }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
-fn is_none(revision: &u64) -> bool {
-    *revision == 0
+/// Whether it goes without saying.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]

@@ -20,11 +20,15 @@
 //!   there). A process that was running then never writes again. A
 //!   copy that was restored together with its timeline, such as
 //!   a snapshot of the disk, only the generation tells.
+//! - The sum of a day is a row, changed in the transaction that writes the
+//!   entry that counts: see [`counted`].
 //! - A key is never freed: forgetting an entry leaves its row, without content,
 //!   so that no insert can pass between the two. The row of a key that tells its
 //!   age goes when every insert refuses the key by that.
 
 mod connection;
+mod counted;
+mod forgetting;
 mod import;
 mod inner;
 mod line;
@@ -51,7 +55,7 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Postgres as Connection;
-use crate::journal::entry::Entry;
+use crate::journal::entry::{Entry, Tally};
 use crate::journal::postgres::{
     connection::{Connector, Purpose},
     inner::Inner,
@@ -315,6 +319,19 @@ impl Journal for Postgres {
         let Inner { settings, meta, clock, .. } = &*self.shared.inner;
         // Where it came from it may have remembered less.
         (clock.now() - settings.terms.retention).max(meta.forgotten_before.unwrap_or(Timestamp(i64::MIN)))
+    }
+
+    async fn spent(&self, tally: &Tally) -> Result<i64, Error> {
+        let Tally { day, caller, account, kind, currency } = tally;
+        let parameters: &[Parameter<'_>] = &[
+            (day, Type::INT8),
+            (&caller.as_str(), Type::TEXT),
+            (&account.as_str(), Type::TEXT),
+            (&kind.as_str(), Type::TEXT),
+            (&currency.as_str(), Type::TEXT),
+        ];
+        let found = self.shared.inner.read(counted::SPENT, parameters).await?;
+        Ok(found.first().map(|row| get(row, 0)).transpose()?.unwrap_or_default())
     }
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {

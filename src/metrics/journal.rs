@@ -3,7 +3,10 @@
 use tokio::{sync::watch, time::Instant};
 
 use crate::clock::Timestamp;
-use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written, entry::Entry};
+use crate::journal::{
+    Error, Filter, Journal, Loss, Tombstone, Written,
+    entry::{Entry, Tally},
+};
 use crate::metrics::Metrics;
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
@@ -48,6 +51,7 @@ fn written(written: &Written) -> &'static str {
         Written::Busy(_) => "transaction_busy",
         Written::Stale => "stale",
         Written::Forgotten(_) | Written::Expired => "key_expired",
+        Written::Beyond { .. } => "daily_limit",
     }
 }
 
@@ -103,6 +107,10 @@ impl<J: Journal> Journal for Metered<J> {
 
     async fn forget(&self, most: usize) -> Result<usize, Error> {
         self.measured("forget", self.journal.forget(most), read).await
+    }
+
+    async fn spent(&self, tally: &Tally) -> Result<i64, Error> {
+        self.measured("read", self.journal.spent(tally), read).await
     }
 
     fn remembers_since(&self) -> Timestamp {

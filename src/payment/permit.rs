@@ -13,8 +13,25 @@ pub struct Permit {
     otherwise: Ruling,
 }
 
-/// Yes, or why not.
-pub type Ruling = Result<(), Denied>;
+/// How far, or why not at all.
+pub type Ruling = Result<Allowed, Denied>;
+
+/// How far a command is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// The most that may be begun in a day with it, in minor units.
+    pub day_max: Option<i64>,
+}
+
+/// The most that a caller may begin in a day: of one kind, on one account, in
+/// this currency.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DayMax {
+    /// The transaction's.
+    pub currency: Currency,
+    /// In minor units.
+    pub amount: i64,
+}
 
 /// Why policy says no.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +106,7 @@ impl Permit {
 impl Default for Permit {
     /// Of whoever is asked by no policy: payops itself.
     fn default() -> Self {
-        Self::plain(Ok(()))
+        Self::plain(Ok(Allowed::default()))
     }
 }
 

@@ -3,6 +3,7 @@
 mod command;
 mod conformance;
 mod damage;
+mod days;
 mod disk;
 mod docs;
 mod gone;

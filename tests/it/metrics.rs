@@ -33,10 +33,8 @@ async fn readiness_the_standby_and_the_journals_time_are_shown() {
         let card = app.world.card().await;
         let answer = app.orders().await.capture("k", &card, AMOUNT).await.unwrap();
         assert_eq!(answer.operation.state(), OperationState::Succeeded);
-        eventually("readiness is counted", async || {
-            value(&scraped(&app).await, "payops_ready") == Some("1")
-        })
-        .await;
+        eventually("readiness is counted", async || value(&scraped(&app).await, "payops_ready") == Some("1"))
+            .await;
         let text = scraped(&app).await;
         let standby = if without_standby { "0" } else { "1" };
         assert_eq!(value(&text, "payops_journal_standby"), Some(standby), "{text}");

@@ -1,6 +1,7 @@
 //! What callers may do: rules that allow and deny, at the boundary and at the terminal.
 
 mod command;
+mod days;
 mod docs;
 mod rules;
 

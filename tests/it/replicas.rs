@@ -23,7 +23,7 @@ use crate::sandbox::world::AMOUNT;
 use crate::support::{Caller, TestApp, eventually};
 
 /// On a database in place of a folder.
-fn on(database: payops::config::Postgres) -> impl FnOnce(&mut Config) {
+pub fn on(database: payops::config::Postgres) -> impl FnOnce(&mut Config) {
     move |config| {
         config.journal.directory = std::path::PathBuf::new();
         config.journal.postgres = Some(database);
@@ -31,7 +31,7 @@ fn on(database: payops::config::Postgres) -> impl FnOnce(&mut Config) {
 }
 
 /// Another boundary with the same configuration, and a caller of it.
-async fn another(app: &TestApp) -> (Caller, DropGuard) {
+pub async fn another(app: &TestApp) -> (Caller, DropGuard) {
     let mut config = app.config.clone();
     config.journal.new = false;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

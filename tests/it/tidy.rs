@@ -75,7 +75,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("review", &["clock", "conclude", "journal", "payment", "psp"]),
     ("retention", &["journal"]),
     ("conclude", &["clock", "failure", "journal", "payment", "psp"]),
-    ("failure", &["journal", "payment", "psp"]),
+    ("failure", &["clock", "journal", "payment", "psp"]),
     ("journal", &["clock", "config", "payment"]),
     ("psp", &["clock", "config", "payment"]),
     ("callers", &["config", "issuer", "payment", "policy"]),

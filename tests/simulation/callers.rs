@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::idempotency::Answered;
 use crate::journal::entry::{Entry, State};
 use crate::operations::Patience;
+use crate::payment::permit::{Allowed, Permit};
 use crate::payment::{Action, Amount, Capture, Command, Guards, Kind, Operation, Refund};
 
 use super::checker::Reply;
@@ -31,6 +32,7 @@ pub(super) fn commands(plan: &Plan, dice: &mut Dice) -> Vec<Command> {
         Some(directed) => 1 + usize::from(directed.second_key),
         None => plan.intentions,
     };
+    let permit = permit(plan);
     for number in 0..intentions {
         let transaction = format!("T12345678.sim{}", dice.between(0, plan.transactions as u64 - 1));
         let kind = match (plan.kind, plan.bias) {
@@ -46,7 +48,7 @@ pub(super) fn commands(plan: &Plan, dice: &mut Dice) -> Vec<Command> {
             key: if plain { format!("key-{number}") } else { minted(dice) }.parse().unwrap(),
             operation: Operation { transaction: transaction.parse().unwrap(), action: action(kind, amount) },
             guards: Guards::default(),
-            permit: crate::payment::permit::Permit::default(),
+            permit: permit.clone(),
         };
         let command = match commands.last() {
             // The same key, another meaning.
@@ -65,6 +67,19 @@ pub(super) fn commands(plan: &Plan, dice: &mut Dice) -> Vec<Command> {
         commands.push(command);
     }
     commands
+}
+
+/// In some histories a caller may begin only so much in a day, which all of a
+/// history is in. What is lost or forgotten is not counted.
+fn permit(plan: &Plan) -> Permit {
+    let counted = plan.directed.is_none() && plan.bias.is_none();
+    let kept = plan.loss_at.is_none() && plan.retention.is_none();
+    // From dice of its own: no other draw depends on it.
+    let day_max = Dice::new(plan.seed ^ 0x0da1_115e).pick(&[None, None, None, None, Some(400), Some(1_300)]);
+    match day_max.filter(|_| counted && kept) {
+        Some(_) => Permit::plain(Ok(Allowed { day_max })),
+        None => Permit::default(),
+    }
 }
 
 fn action(kind: Kind, amount: Amount) -> Action {
@@ -230,7 +245,7 @@ fn reply(result: &Result<Answered, Failure>) -> (Reply, Option<&Entry>) {
         Err(Failure::Busy(other)) if matches!(other.state, State::Review { .. }) => (Reply::Blocked, None),
         // Another operation is in the way; what became of this key is not told.
         Err(Failure::Busy(_)) => (Reply::Unknown, None),
-        Err(Failure::Refused(..) | Failure::Denied(..)) => (Reply::No, None),
+        Err(Failure::Refused(..) | Failure::Denied(..) | Failure::Beyond(..)) => (Reply::No, None),
         Err(Failure::NotSent(..)) => (Reply::Nothing, None),
         // There was no time to find out.
         Err(Failure::InProgress(None)) => (Reply::Unknown, None),

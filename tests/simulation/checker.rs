@@ -1,9 +1,10 @@
-//! The invariants S1 to S12, held against the simulated PSP's ledger, and what
+//! The invariants S1 to S14, held against the simulated PSP's ledger, and what
 //! must be so in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::entry::{Entry, State};
+use crate::payment::permit::Allowed;
 use crate::payment::{Command, Kind};
 
 use super::plan::Plan;
@@ -102,6 +103,16 @@ impl Checker {
         if from != to && !LEGAL.contains(&(from, to)) {
             self.violate(format!("section 4: {from} became {to}"));
         }
+        if let (Some(tally), Some(spent)) = (after.tally(), &after.spent) {
+            let moves = !matches!(after.state, State::Released { .. } | State::Declined(_));
+            let amount = after.operation.amount().map_or(0, crate::payment::Amount::minor);
+            if spent.amount != if moves { amount } else { 0 } {
+                self.violate(format!("S14: an operation that is {to} counts {} of {amount}", spent.amount));
+            }
+            if begins && store.spent(&tally) > spent.max {
+                self.violate("S14: more was begun in a day than may be");
+            }
+        }
         if before.is_some_and(|before| after.attempt < before.attempt) {
             self.violate("an attempt's number fell");
         }
@@ -132,6 +143,32 @@ impl Checker {
         self.effects(plan, store, psp);
         self.rows(store, psp);
         self.answers(plan, psp);
+        self.days(psp);
+    }
+
+    /// S14: what a caller may begin in a day bounds what moves.
+    fn days(&mut self, psp: &Psp) {
+        let mut moved: BTreeMap<(String, Kind), (i64, i64)> = BTreeMap::new();
+        let mut tags = BTreeSet::new();
+        for (_, _, command, _) in &self.replies {
+            let Ok(Allowed { day_max: Some(max) }) = command.permit.ruling("NOK") else { continue };
+            let tag = command.tag().to_string();
+            if self.repeated.contains(&tag) || !tags.insert(tag.clone()) {
+                continue;
+            }
+            let ours = psp.effects.iter().filter(|effect| effect.tag.as_deref() == Some(tag.as_str()));
+            // One key may be used for two meanings: what took effect says which.
+            for effect in ours.filter(|effect| effect.kind != "void") {
+                let kind = if effect.kind == "capture" { Kind::Capture } else { Kind::Refund };
+                let sum = moved.entry((command.caller.to_string(), kind)).or_insert((0, max));
+                sum.0 += effect.amount;
+            }
+        }
+        for ((caller, kind), (sum, max)) in moved {
+            if sum > max {
+                self.violate(format!("S14: {caller} moved {sum} by {kind} in a day, and may {max}"));
+            }
+        }
     }
 
     fn effects(&mut self, plan: &Plan, store: &Store, psp: &Psp) {

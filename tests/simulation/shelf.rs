@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
-use crate::journal::entry::{Entry, Event, Schedule};
+use crate::journal::entry::{Entry, Event, Schedule, Tally};
 use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
@@ -76,8 +76,22 @@ impl Store {
         if let Some(other) = self.on(&entry.operation.transaction) {
             return Written::Busy(Box::new(other.clone()));
         }
+        if let Some(spent) = self.beyond(&entry) {
+            return Written::Beyond { spent };
+        }
         self.put(entry);
         Written::Done
+    }
+
+    /// What counts of a day, by the rows themselves.
+    pub(super) fn spent(&self, tally: &Tally) -> i64 {
+        let counted = self.rows.values().filter(|row| row.tally().as_ref() == Some(tally));
+        counted.filter_map(|row| row.spent.as_ref()).map(|spent| spent.amount).sum()
+    }
+
+    fn beyond(&self, entry: &Entry) -> Option<i64> {
+        let spent = self.spent(&entry.tally()?);
+        entry.is_beyond(spent).then_some(spent)
     }
 
     fn update(&mut self, entry: Entry) -> Written {
@@ -89,6 +103,9 @@ impl Store {
             && other.id != entry.id
         {
             return Written::Busy(Box::new(other.clone()));
+        }
+        if let Some(spent) = self.beyond(&entry) {
+            return Written::Beyond { spent };
         }
         self.put(entry);
         Written::Done
@@ -346,6 +363,10 @@ impl Journal for Shelf {
     async fn forget(&self, _: usize) -> Result<usize, Error> {
         // The world does that, for all replicas.
         Ok(0)
+    }
+
+    async fn spent(&self, tally: &Tally) -> Result<i64, Error> {
+        self.look(|store| store.spent(tally)).await
     }
 
     fn remembers_since(&self) -> Timestamp {

@@ -14,12 +14,11 @@ use toml::{
 use super::{is_name, unknown};
 use crate::callers::Callers;
 use crate::config::Mistakes;
-use crate::payment::{
-    Amount,
-    id::{AccountId, Currency},
-};
+use crate::payment::id::{AccountId, Currency};
 use crate::policy::{Bounds, Rpc, Rule};
 
+/// The most that one operation can have at all.
+const AMOUNT_MAX: i64 = 2_147_483_647;
 /// Of whatever there is.
 const ALL: &str = "*";
 
@@ -160,10 +159,15 @@ fn currencies(rule: &mut Table, at: &str, mistakes: &mut Mistakes) -> Option<BTr
         }
         codes.unwrap_or_default()
     });
-    let amounts = amounts(rule.remove("amount_max"), &format!("{at}.amount_max"), listed.as_ref(), mistakes);
+    let mut by_currency = |value, key: &str| {
+        let most = if key == "amount_max" { AMOUNT_MAX } else { i64::MAX };
+        amounts(value, (&format!("{at}.{key}"), most), listed.as_ref(), mistakes)
+    };
+    let amounts_max = by_currency(rule.remove("amount_max"), "amount_max");
+    let days_max = by_currency(rule.remove("day_max"), "day_max");
     let bounds = |currency: Currency| {
-        let amount_max = amounts.get(&currency).copied();
-        (currency, Bounds { amount_max })
+        let (amount_max, day_max) = (amounts_max.get(&currency).copied(), days_max.get(&currency).copied());
+        (currency, Bounds { amount_max, day_max })
     };
     listed.map(|listed| listed.into_iter().map(bounds).collect())
 }
@@ -171,7 +175,7 @@ fn currencies(rule: &mut Table, at: &str, mistakes: &mut Mistakes) -> Option<BTr
 /// An amount for each of the currencies that the rule names.
 fn amounts(
     value: Option<Value>,
-    key: &str,
+    (key, most): (&str, i64),
     listed: Option<&BTreeSet<Currency>>,
     mistakes: &mut Mistakes,
 ) -> BTreeMap<Currency, i64> {
@@ -193,7 +197,7 @@ fn amounts(
     let mut amounts = BTreeMap::new();
     for (code, value) in table {
         let at = format!("{key}.{code}");
-        match (code.parse::<Currency>(), value.as_integer().and_then(Amount::new).map(Amount::minor)) {
+        match (code.parse::<Currency>(), value.as_integer().filter(|amount| (1..=most).contains(amount))) {
             (Ok(currency), Some(amount)) if listed.contains(&currency) => {
                 _ = amounts.insert(currency, amount);
             }

@@ -1,6 +1,7 @@
 //! What those hear who are known, and may not.
 
 use super::{Code, Status, Told};
+use crate::failure::Beyond;
 use crate::payment::permit::Denied;
 
 /// Policy says no before anything was looked up: the key may belong to a
@@ -27,4 +28,22 @@ pub(super) fn told_denied(denied: &Denied) -> Told {
             told.with("rpc", rpc).with("currency", currency).with("amount_max", max)
         }
     }
+}
+
+/// Another day, the same key may be used.
+pub(super) fn told_beyond(beyond: &Beyond) -> Told {
+    let Beyond { tally, max, left, ends_at } = beyond;
+    let (kind, account, currency) = (tally.kind, &tally.account, &tally.currency);
+    let ends = jiff::Timestamp::from_millisecond(ends_at.0).map(|at| at.to_string()).unwrap_or_default();
+    let message = format!(
+        "the rules of the callers file allow this caller {max} minor units of {currency} a day, for each {kind} on \
+         account {account} together: {left} are left until {ends}"
+    );
+    Told::new(Code::PermissionDenied, "DAILY_LIMIT", message)
+        .with("rpc", crate::policy::Rpc::of(kind))
+        .with("account", account)
+        .with("currency", currency)
+        .with("day_max", max)
+        .with("left", left)
+        .with("day_ends", ends)
 }

@@ -132,18 +132,22 @@ pub(super) fn each_tombstone(
     Ok(())
 }
 
-pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, Error> {
+/// What stands in the way of a first entry.
+pub(super) fn rival(connection: &Connection, entry: &Entry) -> Result<Option<Written>, Error> {
     if let Some(other) = by_key(connection, &entry.caller, &entry.key)? {
         // The same write again: a repeat of one that was not acknowledged.
         let same = other.nonce == entry.nonce;
-        return Ok(if same { Written::Done } else { Written::KeyTaken(Box::new(other)) });
+        return Ok(Some(if same { Written::Done } else { Written::KeyTaken(Box::new(other)) }));
     }
     if let Some(tombstone) = tombstone(connection, &entry.caller, &entry.key)? {
-        return Ok(Written::Forgotten(tombstone));
+        return Ok(Some(Written::Forgotten(tombstone)));
     }
-    if let Some(other) = open_on(connection, &entry.operation.transaction)? {
-        return Ok(Written::Busy(Box::new(other)));
-    }
+    let open = open_on(connection, &entry.operation.transaction)?;
+    Ok(open.map(|other| Written::Busy(Box::new(other))))
+}
+
+/// Writes a first entry, in whose way nothing stands.
+pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, Error> {
     let (record, checksum) = encode(entry)?;
     connection
         .prepare_cached(
@@ -170,6 +174,23 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
         })
         .map_err(unavailable)?;
     Ok(Written::Done)
+}
+
+/// Whether the entry is what the change was made from.
+pub(super) fn is_current(connection: &Connection, entry: &Entry) -> Result<bool, Error> {
+    connection
+        .prepare_cached("SELECT 1 FROM operations WHERE id = ?1 AND revision = ?2")
+        .and_then(|mut statement| statement.exists(params![entry.id.as_bytes(), signed(entry.follows)]))
+        .map_err(unavailable)
+}
+
+/// Entries that changed since then.
+pub(super) fn changed_since(connection: &Connection, since: Timestamp) -> Result<Vec<Entry>, Error> {
+    let mut statement = connection
+        .prepare("SELECT record, checksum FROM operations WHERE updated_at >= ?1")
+        .map_err(unavailable)?;
+    let rows = statement.query_map([since.0], raw).map_err(unavailable)?;
+    rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
 pub(super) fn update(connection: &Connection, entry: &Entry) -> Result<Written, Error> {

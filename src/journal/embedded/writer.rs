@@ -2,7 +2,7 @@
 //! transaction, so that many calls share one flush.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
@@ -18,8 +18,9 @@ use crate::journal::{
         opening::Lock,
         rows,
     },
-    entry::Entry,
+    entry::{Entry, Tally},
     hub::Hub,
+    tally::Tallies,
 };
 
 /// Most writes that share one commit.
@@ -52,6 +53,7 @@ pub(super) struct Writer {
     pub(super) meta: Meta,
     pub(super) commits: u64,
     pub(super) hub: Arc<Hub>,
+    pub(super) tallies: Arc<Mutex<Tallies>>,
     pub(super) broken: Arc<AtomicBool>,
     /// Keys that are older, and tell so, left no tombstone.
     pub(super) forgotten_before: Arc<AtomicI64>,
@@ -86,7 +88,25 @@ impl Writer {
         }
     }
 
+    /// Sums are those of what is written, also before it is committed: whoever
+    /// comes next in the same commit finds them so.
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Result<Answer, Error>>, Error> {
+        let mut counted = Vec::new();
+        let committed = self.write(writes, &mut counted);
+        if committed.is_err() {
+            let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+            for (tally, more) in counted {
+                tallies.add(tally, -more);
+            }
+        }
+        committed
+    }
+
+    fn write(
+        &mut self,
+        writes: &[Write],
+        counted: &mut Vec<(Tally, i64)>,
+    ) -> Result<Vec<Result<Answer, Error>>, Error> {
         if self.broken.load(Ordering::Acquire) {
             return Err(Error::Unavailable("an earlier write failed for good".to_owned()));
         }
@@ -99,8 +119,12 @@ impl Writer {
         let mut meta = self.meta.clone();
         for write in writes {
             let result = match write {
-                Write::Insert(entry) => rows::insert(&transaction, entry).map(Answer::Written),
-                Write::Update(entry) => rows::update(&transaction, entry).map(Answer::Written),
+                Write::Insert(entry) => {
+                    insert(&transaction, entry, &self.tallies, counted).map(Answer::Written)
+                }
+                Write::Update(entry) => {
+                    update(&transaction, entry, &self.tallies, counted).map(Answer::Written)
+                }
                 Write::Forget(before, most) => {
                     // A key of then is refused from now on, whatever is found.
                     self.forgotten_before.fetch_max(before.0, Ordering::AcqRel);
@@ -140,6 +164,50 @@ impl Writer {
             tracing::debug!(%error, "the mark beside the journal could not be written");
         }
         Ok(results)
+    }
+}
+
+fn insert(
+    connection: &Connection,
+    entry: &Entry,
+    tallies: &Mutex<Tallies>,
+    counted: &mut Vec<(Tally, i64)>,
+) -> Result<Written, Error> {
+    if let Some(rival) = rows::rival(connection, entry)? {
+        return Ok(rival);
+    }
+    let mut tallies = tallies.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(spent) = tallies.beyond(entry) {
+        return Ok(Written::Beyond { spent });
+    }
+    let written = rows::insert(connection, entry)?;
+    count(&mut tallies, entry, counted);
+    Ok(written)
+}
+
+fn update(
+    connection: &Connection,
+    entry: &Entry,
+    tallies: &Mutex<Tallies>,
+    counted: &mut Vec<(Tally, i64)>,
+) -> Result<Written, Error> {
+    let mut tallies = tallies.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(spent) = tallies.beyond(entry)
+        && rows::is_current(connection, entry)?
+    {
+        return Ok(Written::Beyond { spent });
+    }
+    let written = rows::update(connection, entry)?;
+    if written == Written::Done {
+        count(&mut tallies, entry, counted);
+    }
+    Ok(written)
+}
+
+fn count(tallies: &mut Tallies, entry: &Entry, counted: &mut Vec<(Tally, i64)>) {
+    if let Some((tally, more)) = entry.counted() {
+        tallies.add(tally.clone(), more);
+        counted.push((tally, more));
     }
 }
 

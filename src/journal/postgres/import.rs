@@ -8,7 +8,7 @@
 //! epoch there was, and keeps every writer out meanwhile: a process that runs on
 //! the empty journal ends, and never runs a key of the file.
 
-use std::{mem, path::Path, time::Duration};
+use std::{collections::BTreeMap, mem, path::Path, time::Duration};
 
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
@@ -16,10 +16,10 @@ use tokio_postgres::types::Type;
 use crate::config::Postgres as Connection;
 use crate::journal::{
     Error,
-    entry::Entry,
+    entry::{Entry, Tally, spent::day_of},
     postgres::{
         connection::{Connected, Connector, Purpose, unavailable, within},
-        migrate,
+        counted, migrate,
         opening::{self, Meta, NO_PARAMETERS, get},
         rows::{self, Columns, Parameter},
     },
@@ -56,7 +56,8 @@ pub async fn import(postgres: &Connection, file: &Path) -> Result<Imported, Erro
     if !again {
         let (reader, head) = Reader::open(file)?;
         let epoch = take_place(&connected, &head).await?;
-        fill(&connected, reader, epoch).await?;
+        let tallies = fill(&connected, reader, epoch).await?;
+        tally(&connected, tallies).await?;
         record(&connected, &sum).await?;
     }
     let unknown =
@@ -119,13 +120,22 @@ async fn take_place(connected: &Connected, head: &Head) -> Result<i64, Error> {
     Ok(meta.epoch)
 }
 
-async fn fill(connected: &Connected, mut reader: Reader, epoch: i64) -> Result<(), Error> {
+/// Gives what its entries count of each day.
+async fn fill(connected: &Connected, mut reader: Reader, epoch: i64) -> Result<BTreeMap<Tally, i64>, Error> {
+    let since = day_of(opening::status(connected).await?.shown.now) - 1;
+    let mut tallies = BTreeMap::new();
     let (mut entries, mut tombstones) = (Vec::new(), Vec::new());
     loop {
         let line = reader.next()?;
         let is_end = matches!(line, Line::End(_));
         match line {
-            Line::Entry(entry) => entries.push(*entry),
+            Line::Entry(entry) => {
+                let amount = entry.spent.as_ref().map_or(0, |spent| spent.amount);
+                if let Some(tally) = entry.tally().filter(|tally| tally.day >= since && amount > 0) {
+                    *tallies.entry(tally).or_insert(0) += amount;
+                }
+                entries.push(*entry);
+            }
             Line::Tombstone(left) => tombstones.push(left),
             Line::Journal(_) | Line::End(_) => {}
         }
@@ -136,9 +146,20 @@ async fn fill(connected: &Connected, mut reader: Reader, epoch: i64) -> Result<(
             bury(connected, mem::take(&mut tombstones)).await?;
         }
         if is_end {
-            return Ok(());
+            return Ok(tallies);
         }
     }
+}
+
+/// Writes the sums of the latest days.
+async fn tally(connected: &Connected, tallies: BTreeMap<Tally, i64>) -> Result<(), Error> {
+    let mut tallies = tallies.into_iter().peekable();
+    while tallies.peek().is_some() {
+        let some: BTreeMap<Tally, i64> = tallies.by_ref().take(BATCH).collect();
+        counted::lock(&connected.client, some.keys()).await.map_err(unavailable)?;
+        counted::add(&connected.client, &some).await.map_err(unavailable)?;
+    }
+    Ok(())
 }
 
 async fn insert(connected: &Connected, entries: Vec<Entry>, epoch: i64) -> Result<(), Error> {

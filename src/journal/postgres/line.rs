@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tokio_postgres::Row;
+use tokio_postgres::{Client, Row};
 
 use crate::journal::{
     Error,
@@ -25,9 +25,26 @@ pub(super) struct Line {
     pub(super) connection: Option<Connected>,
 }
 
-/// What came of a statement.
-pub(super) struct Ran {
-    pub(super) rows: Vec<Row>,
+/// What is written by one transaction.
+pub(super) trait Work {
+    type Done;
+
+    /// Writes it, or leaves nothing of it open.
+    fn run(&self, client: &Client) -> impl Future<Output = Result<Self::Done, Broke>> + Send;
+}
+
+/// One statement, which is its own transaction.
+struct Statement<'a>(&'a str, &'a [Parameter<'a>]);
+
+/// Why a transaction did not come to its end.
+pub(super) enum Broke {
+    Database(tokio_postgres::Error),
+    Ours(Error),
+}
+
+/// What came of it.
+pub(super) struct Ran<T> {
+    pub(super) done: T,
     /// It may have been committed by an earlier try, too.
     pub(super) repeated: bool,
 }
@@ -35,6 +52,20 @@ pub(super) struct Ran {
 pub(super) enum Failed {
     Taken,
     Error(Error),
+}
+
+impl Work for Statement<'_> {
+    type Done = Vec<Row>;
+
+    async fn run(&self, client: &Client) -> Result<Vec<Row>, Broke> {
+        Ok(client.query_typed(self.0, self.1).await?)
+    }
+}
+
+impl From<tokio_postgres::Error> for Broke {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error)
+    }
 }
 
 impl Line {
@@ -46,20 +77,29 @@ impl Line {
         until: Instant,
     ) -> Result<Vec<Row>, Error> {
         match self.statement(sql, parameters, until).await {
-            Ok(ran) => Ok(ran.rows),
+            Ok(ran) => Ok(ran.done),
             Err(Failed::Error(error)) => Err(error),
             Err(Failed::Taken) => Err(Error::Unavailable("others were in the way".to_owned())),
         }
     }
 
-    /// Runs one statement, which is its own transaction, until it is known what
-    /// came of it or nobody waits any longer.
+    /// Runs one statement, which is its own transaction.
     pub(super) async fn statement(
         &mut self,
         sql: &str,
         parameters: &[Parameter<'_>],
         until: Instant,
-    ) -> Result<Ran, Failed> {
+    ) -> Result<Ran<Vec<Row>>, Failed> {
+        self.run(&Statement(sql, parameters), until).await
+    }
+
+    /// Runs one transaction until it is known what came of it or nobody waits
+    /// any longer.
+    pub(super) async fn run<W: Work + Sync>(
+        &mut self,
+        work: &W,
+        until: Instant,
+    ) -> Result<Ran<W::Done>, Failed> {
         let mut repeated = false;
         let mut rounds = 0;
         let unknown = |why: String| Failed::Error(Error::Unconfirmed(why));
@@ -79,7 +119,7 @@ impl Line {
                 Err(error) => return Err(Failed::Error(error)),
             };
             let warnings = connection.warnings();
-            let Some(ran) = within(until, connection.client.query_typed(sql, parameters)).await else {
+            let Some(ran) = within(until, work.run(&connection.client)).await else {
                 // It may yet be committed; this connection is of no more use.
                 self.connection = None;
                 return Err(unknown("the database did not acknowledge it in time".to_owned()));
@@ -89,8 +129,9 @@ impl Line {
                     self.connection = None;
                     return Err(unknown("the database did not wait for its standby".to_owned()));
                 }
-                Ok(rows) => return Ok(Ran { rows, repeated }),
-                Err(error) => match Trouble::of(&error) {
+                Ok(done) => return Ok(Ran { done, repeated }),
+                Err(Broke::Ours(error)) => return Err(Failed::Error(error)),
+                Err(Broke::Database(error)) => match Trouble::of(&error) {
                     Trouble::Taken => return Err(Failed::Taken),
                     Trouble::InTheWay(_) if rounds < ROUNDS_MAX => rounds += 1,
                     Trouble::InTheWay(why) | Trouble::Refused(why) => {

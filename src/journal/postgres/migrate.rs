@@ -13,6 +13,7 @@ const STEPS: &[Step] = &[
     Step { name: "operations", works_from: 1, sql: include_str!("0001_operations.sql") },
     Step { name: "moved", works_from: 1, sql: include_str!("0002_moved.sql") },
     Step { name: "gone", works_from: 1, sql: include_str!("0003_gone.sql") },
+    Step { name: "tallies", works_from: 1, sql: include_str!("0004_tallies.sql") },
 ];
 
 struct Step {

@@ -1,6 +1,7 @@
 //! The one task that writes. It takes whatever is waiting into one statement
 //! of each kind, so that many calls share one commit, and each is answered for
-//! itself. No statement is part of a longer transaction.
+//! itself. A statement is a transaction of its own; only writes that change the
+//! sum of a day share one with it: see [`counted`].
 //!
 //! # Correctness
 //!
@@ -13,7 +14,10 @@
 //! - The wait is bounded here and not at the server, where an end of the wait
 //!   undoes nothing. What took too long is unconfirmed.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -27,20 +31,17 @@ use crate::journal::{
     Error, Tombstone, Written,
     entry::Entry,
     postgres::{
+        counted::{Counted, Fates},
         inner::Inner,
         line::{Failed, Line, ROUNDS_MAX},
         opening::get,
         rows::{self, Columns, Parameter},
     },
+    record::signed,
 };
 
 /// Most writes that share one statement.
 const BATCH_MAX: usize = 256;
-/// No statement takes so long: what began before keys were refused is over.
-const PURGED_AFTER: Duration = Duration::from_mins(10);
-/// How much older the refused keys may be than they could, so that this is
-/// seldom written.
-const REFUSED_IN_STEPS: Duration = Duration::from_hours(1);
 
 pub(super) struct Job {
     pub(super) write: Write,
@@ -109,9 +110,14 @@ impl Writer {
             order(one).cmp(&order(other))
         });
         updates.sort_by_key(|(entry, _)| entry.id);
-        // First those that may free a slot.
+        // Those that are counted wait for others who count the same; the rest need not.
+        let (counted_updates, updates) = part(updates, |(entry, _)| entry.counted().is_some());
+        let (counted_inserts, inserts) = part(inserts, |(entry, _)| entry.counted().is_some());
+        // First those that may free a slot, or a sum.
         self.update(updates, until).await;
         self.insert(inserts, until).await;
+        self.update(counted_updates, until).await;
+        self.insert(counted_inserts, until).await;
         for (write, answer) in others {
             let done = match write {
                 Write::Forget(before, most) => self.forget(before, most, until).await.map(Answer::Forgotten),
@@ -132,23 +138,19 @@ impl Writer {
             for ((_, answer), error) in unfit {
                 tell(answer, Err(error));
             }
-            let columns = match Columns::of(waiting.iter().map(|(entry, _)| &**entry)) {
-                Ok(columns) => columns,
-                Err(error) => return fail(waiting, &error),
-            };
-            let epoch = self.inner.epoch();
-            let ran = match self.line.statement(rows::INSERT, &columns.inserted(&epoch), until).await {
-                Ok(ran) => ran,
+            let fates = match self.begin_with(&waiting, until).await {
+                Ok(fates) => fates,
                 Err(Failed::Taken) => continue,
                 Err(Failed::Error(error)) => return fail(waiting, &error),
             };
-            let written: HashSet<Uuid> = ran.rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-            let (won, lost) = part(waiting, |(entry, _)| written.contains(&rows::uuid(entry.id)));
-            self.done(won);
+            let (won, lost) =
+                part(waiting.into_iter().enumerate().collect(), |(nth, _)| fates.written.contains(nth));
+            self.done(plain(won));
             if lost.is_empty() {
                 return;
             }
-            waiting = match self.rivals(lost, until).await {
+            let beyond = lost.iter().map(|(nth, _)| fates.beyond.get(nth).copied()).collect();
+            waiting = match self.rivals(plain(lost), beyond, until).await {
                 Some(waiting) => waiting,
                 None => return,
             };
@@ -156,9 +158,31 @@ impl Writer {
         fail(waiting, &Error::Unavailable("others were in the way".to_owned()));
     }
 
-    /// What stood in the way of inserts. Gives back those in whose way nothing
-    /// stands any more.
-    async fn rivals(&mut self, lost: Vec<Waiting>, until: Instant) -> Option<Vec<Waiting>> {
+    /// Which first entries were written, and which not for want of room.
+    async fn begin_with(&mut self, waiting: &[Waiting], until: Instant) -> Result<Fates, Failed> {
+        let entries: Vec<&Entry> = waiting.iter().map(|(entry, _)| &**entry).collect();
+        let epoch = self.inner.epoch();
+        if entries.iter().any(|entry| entry.counted().is_some()) {
+            let counted = Counted { entries, epoch, changes: false };
+            return self.line.run(&counted, until).await.map(|ran| ran.done);
+        }
+        let columns = Columns::of(entries.iter().copied()).map_err(Failed::Error)?;
+        let ran = self.line.statement(rows::INSERT, &columns.inserted(&epoch), until).await?;
+        let ids: HashSet<Uuid> = ran.done.iter().filter_map(|row| row.try_get(0).ok()).collect();
+        let places = entries.iter().enumerate();
+        let written = places.filter(|(_, entry)| ids.contains(&rows::uuid(entry.id))).map(|(nth, _)| nth);
+        Ok(Fates { written: written.collect(), ..Fates::default() })
+    }
+
+    /// What stood in the way of inserts: somebody else's entry or, where there
+    /// was no room for it in its day, that. Gives back those in whose way
+    /// nothing stands any more.
+    async fn rivals(
+        &mut self,
+        lost: Vec<Waiting>,
+        beyond: Vec<Option<i64>>,
+        until: Instant,
+    ) -> Option<Vec<Waiting>> {
         let columns = match Columns::of(lost.iter().map(|(entry, _)| &**entry)) {
             Ok(columns) => columns,
             Err(error) => {
@@ -178,12 +202,15 @@ impl Writer {
         let mut ours = Vec::new();
         let mut found: std::collections::HashMap<i64, Row> =
             found.into_iter().filter_map(|row| Some((row.try_get(0).ok()?, row))).collect();
-        for (nth, (entry, answer)) in (1..).zip(lost) {
-            match found.remove(&nth).map(|row| rival(&row, &entry)) {
-                Some(Ok(Some(Written::Done))) => ours.push((entry, answer)),
-                Some(Ok(Some(written))) => tell(answer, Ok(Answer::Written(written))),
-                Some(Ok(None)) | None => again.push((entry, answer)),
-                Some(Err(error)) => tell(answer, Err(error)),
+        for ((nth, (entry, answer)), beyond) in (1..).zip(lost).zip(beyond) {
+            match (found.remove(&nth).map(|row| rival(&row, &entry)), beyond) {
+                (Some(Ok(Some(Written::Done))), _) => ours.push((entry, answer)),
+                (Some(Ok(Some(written))), _) => tell(answer, Ok(Answer::Written(written))),
+                (Some(Ok(None)) | None, Some(spent)) => {
+                    tell(answer, Ok(Answer::Written(Written::Beyond { spent })));
+                }
+                (Some(Ok(None)) | None, None) => again.push((entry, answer)),
+                (Some(Err(error)), _) => tell(answer, Err(error)),
             }
         }
         self.confirm(ours, until).await;
@@ -205,7 +232,7 @@ impl Writer {
             return;
         }
         match self.change(&waiting, until).await {
-            Ok((written, stored)) => self.changed(waiting, &written, &stored, until).await,
+            Ok(changes) => self.changed(waiting, &changes, until).await,
             Err(Failed::Error(error)) => fail(waiting, &error),
             // One of them opens an operation whose slot is taken: each alone.
             Err(Failed::Taken) => {
@@ -220,7 +247,7 @@ impl Writer {
         let mut waiting = vec![one];
         for _ in 0..ROUNDS_MAX {
             match self.change(&waiting, until).await {
-                Ok((written, stored)) => return self.changed(waiting, &written, &stored, until).await,
+                Ok(changes) => return self.changed(waiting, &changes, until).await,
                 Err(Failed::Error(error)) => return fail(waiting, &error),
                 Err(Failed::Taken) => {
                     let Some((entry, _)) = waiting.first() else { return };
@@ -245,46 +272,41 @@ impl Writer {
         fail(waiting, &Error::Unavailable("others were in the way".to_owned()));
     }
 
-    /// Which were written, and which are there by an earlier try.
-    async fn change(
-        &mut self,
-        waiting: &[Waiting],
-        until: Instant,
-    ) -> Result<(HashSet<usize>, HashSet<usize>), Failed> {
-        let columns = Columns::of(waiting.iter().map(|(entry, _)| &**entry)).map_err(Failed::Error)?;
+    /// Which were written, which are there by an earlier try, and for which
+    /// there was no room.
+    async fn change(&mut self, waiting: &[Waiting], until: Instant) -> Result<Changes, Failed> {
+        let entries: Vec<&Entry> = waiting.iter().map(|(entry, _)| &**entry).collect();
+        let columns = Columns::of(entries.iter().copied()).map_err(Failed::Error)?;
         let epoch = self.inner.epoch();
-        let ran = self.line.statement(rows::UPDATE, &columns.changes(&epoch), until).await?;
-        let numbers =
-            ran.rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok());
-        let written: HashSet<usize> = numbers.collect();
+        let (fates, repeated) = if entries.iter().any(|entry| entry.counted().is_some()) {
+            let ran = self.line.run(&Counted { entries, epoch, changes: true }, until).await?;
+            (ran.done, ran.repeated)
+        } else {
+            let ran = self.line.statement(rows::UPDATE, &columns.changes(&epoch), until).await?;
+            (Fates { written: places(&ran.done).collect(), ..Fates::default() }, ran.repeated)
+        };
+        let Fates { written, beyond } = fates;
         let mut stored = HashSet::new();
-        if written.len() < waiting.len() && ran.repeated {
+        if written.len() < waiting.len() && repeated {
             let ids: Vec<Uuid> = waiting.iter().map(|(entry, _)| rows::uuid(entry.id)).collect();
             let sql = "SELECT u.n FROM unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY AS u (id, checksum, n)
                        JOIN payops.operations o ON o.id = u.id AND o.checksum = u.checksum";
             let parameters: &[Parameter<'_>] =
                 &[(&ids, Type::UUID_ARRAY), (&columns.checksum, Type::BYTEA_ARRAY)];
             let found = self.line.look(sql, parameters, until).await.map_err(Failed::Error)?;
-            let numbers =
-                found.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok());
-            stored.extend(numbers.filter(|nth| !written.contains(nth)));
+            stored.extend(places(&found).filter(|nth| !written.contains(nth)));
         }
-        Ok((written, stored))
+        Ok(Changes { written, stored, beyond })
     }
 
-    async fn changed(
-        &mut self,
-        waiting: Vec<Waiting>,
-        written: &HashSet<usize>,
-        stored: &HashSet<usize>,
-        until: Instant,
-    ) {
+    async fn changed(&mut self, waiting: Vec<Waiting>, changes: &Changes, until: Instant) {
+        let Changes { written, stored, beyond } = changes;
         let (won, others) = part(waiting.into_iter().enumerate().collect(), |(nth, _)| written.contains(nth));
-        let (ours, stale) = part(others, |(nth, _)| stored.contains(nth));
-        let plain = |list: Vec<(usize, Waiting)>| list.into_iter().map(|(_, one)| one).collect::<Vec<_>>();
+        let (ours, others) = part(others, |(nth, _)| stored.contains(nth));
+        let (beyond_it, stale) = part(others, |(nth, _)| beyond.contains_key(nth));
         self.done(plain(won));
         self.confirm(plain(ours), until).await;
-        if stale.is_empty() {
+        if stale.is_empty() && beyond_it.is_empty() {
             return;
         }
         // Nothing is stale for good where the whole journal is another one.
@@ -292,6 +314,25 @@ impl Writer {
         for (_, (_, answer)) in stale {
             tell(answer, current.clone().map(|()| Answer::Written(Written::Stale)));
         }
+        for (nth, (entry, answer)) in beyond_it {
+            let spent = beyond.get(&nth).copied().unwrap_or_default();
+            let refused = match &current {
+                Ok(()) => self
+                    .is_current(&entry, until)
+                    .await
+                    .map(|is_current| if is_current { Written::Beyond { spent } } else { Written::Stale }),
+                Err(error) => Err(error.clone()),
+            };
+            tell(answer, refused.map(Answer::Written));
+        }
+    }
+
+    /// Whether the entry is what the change was made from.
+    async fn is_current(&mut self, entry: &Entry, until: Instant) -> Result<bool, Error> {
+        let id = vec![rows::uuid(entry.id)];
+        let found = self.line.look(rows::REVISIONS, &[(&id, Type::UUID_ARRAY)], until).await?;
+        let revision = found.first().map(|row| get::<i64>(row, 1)).transpose()?;
+        Ok(revision == Some(signed(entry.follows)))
     }
 
     /// Parts those that may not begin now from the rest.
@@ -330,40 +371,11 @@ impl Writer {
         }
     }
 
-    async fn forget(&mut self, before: Timestamp, most: usize, until: Instant) -> Result<usize, Error> {
-        self.take_away(rows::FORGET, before, most, until).await
-    }
-
-    /// In two steps, a while apart: first such keys are refused whether or not
-    /// they have a row, and then the rows go. No insert passes between the two.
-    async fn purge(&mut self, before: Timestamp, most: usize, until: Instant) -> Result<usize, Error> {
-        let now = self.inner.clock.now();
-        let gone = self.take_away(rows::PURGE, now - PURGED_AFTER, most, until).await?;
-        let (enough, epoch) = (before - REFUSED_IN_STEPS, self.inner.epoch());
-        let parameters: &[Parameter<'_>] =
-            &[(&before.0, Type::INT8), (&now.0, Type::INT8), (&epoch, Type::INT8), (&enough.0, Type::INT8)];
-        self.line.look(rows::REFUSE, parameters, until).await?;
-        Ok(gone)
-    }
-
-    async fn take_away(
-        &mut self,
-        sql: &str,
-        before: Timestamp,
-        most: usize,
-        until: Instant,
-    ) -> Result<usize, Error> {
-        let (most, epoch) = (i64::try_from(most).unwrap_or(i64::MAX), self.inner.epoch());
-        let parameters: &[Parameter<'_>] =
-            &[(&before.0, Type::INT8), (&most, Type::INT8), (&epoch, Type::INT8)];
-        Ok(self.line.look(sql, parameters, until).await?.len())
-    }
-
     async fn beat(&mut self, until: Instant) -> Result<(), Error> {
         let (id, epoch) = (self.id, self.inner.epoch());
         let parameters: &[Parameter<'_>] = &[(&id, Type::UUID), (&epoch, Type::INT8)];
         match self.line.statement(rows::BEAT, parameters, until).await {
-            Ok(ran) if ran.rows.is_empty() => self.current(until).await,
+            Ok(ran) if ran.done.is_empty() => self.current(until).await,
             Ok(_) => Ok(()),
             Err(Failed::Error(error)) => Err(error),
             Err(Failed::Taken) => Err(Error::Unavailable("others were in the way".to_owned())),
@@ -376,6 +388,23 @@ impl Writer {
         let epoch = found.first().map(|row| get(row, 0)).transpose()?;
         self.inner.require_epoch(epoch)
     }
+}
+
+/// What became of changes, by their places.
+struct Changes {
+    written: HashSet<usize>,
+    stored: HashSet<usize>,
+    beyond: HashMap<usize, i64>,
+}
+
+/// The places that a statement tells, which counts from 1.
+fn places(rows: &[Row]) -> impl Iterator<Item = usize> {
+    rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok())
+}
+
+/// Without their places.
+fn plain(list: Vec<(usize, Waiting)>) -> Vec<Waiting> {
+    list.into_iter().map(|(_, one)| one).collect()
 }
 
 /// What an insert is told of the row that stood in its way.

@@ -1,6 +1,8 @@
 //! What every journal keeps, whatever it is kept in: one suite, that each
 //! backend runs over an empty journal of its own.
 
+mod days;
+
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
@@ -33,6 +35,7 @@ pub async fn all(journal: &impl Journal, now: Timestamp) {
     what_is_due_comes_the_longest_due_first(journal, now).await;
     a_listing_is_filtered_and_paged_the_youngest_first(journal, now).await;
     whoever_watches_hears_of_each_change(journal, now).await;
+    days::all(journal, now).await;
     entries_of_the_first_version_load(journal).await;
     what_is_over_and_old_is_forgotten_and_its_key_stays_used(journal, now).await;
     journal.check().await.unwrap();

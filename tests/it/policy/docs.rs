@@ -56,5 +56,5 @@ fn its_command_prints_what_is_shown() {
     std::fs::write(&path, file()).unwrap();
     let page = PAGE.replace("--callers-file callers.toml", &format!("--callers-file {}", path.display()));
     let commands = run_console_blocks(&page, &[("PATH".to_owned(), path_with_tools())]);
-    assert_eq!(commands.unwrap_or_else(|difference| panic!("{difference}")), 1);
+    assert_eq!(commands.unwrap_or_else(|difference| panic!("{difference}")), 2);
 }

@@ -169,3 +169,27 @@ async fn a_key_that_has_run_elsewhere_is_answered_also_by_a_full_house() {
     assert!(!slow.is_finished(), "the house is full still");
     slow.await.unwrap().unwrap();
 }
+
+/// What is counted towards a day is looked up first, and is two commits as any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_is_counted_is_two_commits() {
+    let counter = Counter::start();
+    let database = counter.database.clone();
+    let app = TestApp::start_with(|config| {
+        let rule =
+            "{ rpcs = [\"*\"], accounts = [\"*\"], currencies = [\"NOK\"], day_max = { NOK = 9_000_000 } }";
+        crate::policy::let_orders(config, rule);
+        on(database)(config);
+    })
+    .await;
+    let orders = app.orders().await;
+    let some = cards(&app, 30).await;
+    let counted = counter.during(async {
+        for (nth, card) in some.iter().enumerate() {
+            capture(&orders, &format!("key-{nth}"), card).await;
+        }
+    });
+    let counted = counted.await;
+    assert!(counted.is(&[("INSERT", 30), ("SELECT", 30), ("UPDATE", 30)]), "{counted:?}");
+    assert!((60..70).contains(&counted.writes), "{counted:?}");
+}

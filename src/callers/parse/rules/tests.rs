@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::payment::{
     Operation,
-    permit::{Denied, Permit},
+    permit::{Allowed, Denied, Permit},
 };
 use crate::policy::{Asked, Rights};
 
@@ -132,7 +132,7 @@ fn the_first_rule_that_covers_all_of_it_decides() {
         line: nth,
         rpcs: [Rpc::Capture].into(),
         accounts: None,
-        currencies: Some([("NOK".parse().unwrap(), Bounds { amount_max: Some(max) })].into()),
+        currencies: Some([("NOK".parse().unwrap(), Bounds { amount_max: Some(max), day_max: None })].into()),
     };
     let rights = Rights { rules: [rule(1, 10), rule(2, 1_000), rule(3, 100)].map(Arc::new).to_vec() };
     for (amount, due) in [(10, "line 1"), (11, "line 2"), (1_000, "line 2")] {
@@ -167,7 +167,7 @@ fn a_currency_that_nobody_named_is_looked_up_only_where_it_matters() {
     assert!(open.needs_currency() && open.denied().is_none());
     let ruling = |currency| open.ruling(currency).map_err(|denied| denied.to_string());
     assert!(ruling("NOK").unwrap_err().contains("at most 1000 "));
-    assert_eq!((ruling("SEK"), ruling("DKK")), (Ok(()), Ok(())));
+    assert_eq!((ruling("SEK"), ruling("DKK")), (Ok(Allowed::default()), Ok(Allowed::default())));
     assert!(ruling("EUR").unwrap_err().contains("in EUR"), "the transaction's own is named");
     // Whoever names it is answered at once.
     let named = orders.permit(&operation("T12345678", 1_500), Some(&nok));
