@@ -20,8 +20,11 @@ use crate::grpc::{
 };
 use crate::issuer::Refusal;
 use crate::listener::Peer;
-use crate::payment::{Caller, permit::Denied};
-use crate::policy::{Rights, Rpc};
+use crate::payment::{Caller, id::CallerName, permit::Denied};
+use crate::policy::{
+    Rights, Rpc,
+    pace::{Pace, Paces, Throttled, UnderWay},
+};
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 8192;
@@ -31,6 +34,7 @@ const TOKEN_BYTES_MAX: usize = 8192;
 pub struct AuthLayer {
     callers: CallersFile,
     may: Permission,
+    paces: Paces,
 }
 
 /// What a service asks of its callers.
@@ -47,12 +51,16 @@ enum Refused {
     Unknown(Credentials),
     NoReviewer,
     Denied(Rpc, Denied),
+    Throttled(Throttled),
 }
 
 /// Who calls, and what it may, where rules say so.
 struct Admitted {
     caller: Caller,
     rights: Option<Arc<Rights>>,
+    /// Its place among the caller's calls, or that there is none: then only what
+    /// is known already is told.
+    place: Result<Option<Arc<UnderWay>>, Throttled>,
 }
 
 /// A caller's name, and the issuer that vouches for it.
@@ -66,6 +74,7 @@ struct Named {
 pub struct Auth<S> {
     callers: CallersFile,
     may: Permission,
+    paces: Paces,
     inner: S,
 }
 
@@ -73,7 +82,7 @@ impl AuthLayer {
     /// Callers and what they may are looked up in `callers`, as it is at that
     /// moment.
     pub fn new(callers: CallersFile, may: Permission) -> Self {
-        Self { callers, may }
+        Self { callers, may, paces: Paces::default() }
     }
 }
 
@@ -81,12 +90,17 @@ impl<S> Layer<S> for AuthLayer {
     type Service = Auth<S>;
 
     fn layer(&self, inner: S) -> Auth<S> {
-        Auth { callers: self.callers.clone(), may: self.may, inner }
+        Auth { callers: self.callers.clone(), may: self.may, paces: self.paces.clone(), inner }
     }
 }
 
 /// Who calls, if that caller may.
-async fn admitted(callers: &Callers, may: Permission, head: &Parts) -> Result<Admitted, Refused> {
+async fn admitted(
+    callers: &Callers,
+    may: Permission,
+    paces: &Paces,
+    head: &Parts,
+) -> Result<Admitted, Refused> {
     let peer = head.extensions.get::<Peer>();
     let certificate = peer.and_then(|peer| peer.certificate.as_deref());
     let Named { name, issuer } =
@@ -104,8 +118,15 @@ async fn admitted(callers: &Callers, may: Permission, head: &Parts) -> Result<Ad
         Permission::Review => return Err(Refused::NoReviewer),
     };
     let unusable = || Refused::Unknown(Credentials::Invalid("the caller's name is not usable"));
-    let name = name.parse().map_err(|_| unusable())?;
-    Ok(Admitted { caller: Caller { name }, rights })
+    let name: CallerName = name.parse().map_err(|_| unusable())?;
+    let pace = rights.as_ref().map_or_else(Pace::default, |rights| rights.pace);
+    let place = paces.enter(&name, &pace).map(|place| place.map(Arc::new));
+    match place {
+        Err(throttled) if !Rpc::of_path(head.uri.path()).is_some_and(Rpc::moves_money) => {
+            Err(Refused::Throttled(throttled))
+        }
+        place => Ok(Admitted { caller: Caller { name }, rights, place }),
+    }
 }
 
 /// By its token, or by its certificate. A certificate may be that of a proxy
@@ -185,18 +206,23 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (callers, may) = (self.callers.current(), self.may);
+        let (callers, may, paces) = (self.callers.current(), self.may, self.paces.clone());
         // The one that was polled ready.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let (mut head, body) = request.into_parts();
         Box::pin(async move {
-            match admitted(&callers, may, &head).await {
-                Ok(Admitted { caller, rights }) => {
+            match admitted(&callers, may, &paces, &head).await {
+                Ok(Admitted { caller, rights, place }) => {
                     tracing::Span::current().record("caller", caller.name.as_str());
                     head.extensions.insert(caller);
                     if let Some(rights) = rights {
                         head.extensions.insert(rights);
+                    }
+                    match place {
+                        Ok(Some(place)) => _ = head.extensions.insert(place),
+                        Ok(None) => {}
+                        Err(throttled) => _ = head.extensions.insert(throttled),
                     }
                     inner.call(Request::from_parts(head, body)).await
                 }
@@ -205,6 +231,9 @@ where
                     let refusal = match why {
                         Refused::Unknown(why) => status::unauthenticated(why, trace),
                         Refused::NoReviewer => status::no_reviewer(head.uri.path(), trace),
+                        Refused::Throttled(throttled) => {
+                            status::throttled(throttled, false, trace.unwrap_or_default())
+                        }
                         Refused::Denied(rpc, denied) => {
                             status::denied(&denied, rpc.moves_money(), trace.unwrap_or_default())
                         }

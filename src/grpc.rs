@@ -44,8 +44,11 @@ use crate::grpc::violations::Refused;
 use crate::idempotency::Answered;
 use crate::journal::Journal;
 use crate::operations::{Name, Operations, Patience};
-use crate::payment::{Caller, Command};
-use crate::policy::Rights;
+use crate::payment::{Caller, Command, permit::Held};
+use crate::policy::{
+    Rights,
+    pace::{Throttled, UnderWay},
+};
 use crate::psp::Psp;
 
 /// What the layers in front leave in the extensions of every request.
@@ -92,6 +95,14 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         let mut asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
         let Command { operation, guards, .. } = &asked.command;
         asked.command.permit = call.rights().permit(operation, guards.currency.as_ref());
+        if let Some(throttled) = call.extensions.get::<Throttled>() {
+            // What is known already costs nobody anything.
+            let known = if asked.validate_only { None } else { self.operations.recall(&asked.command).await };
+            let known = known.ok_or_else(|| status::throttled(*throttled, true, trace))?;
+            let operation = status::outcome(&known, trace)?;
+            return Ok(Answer { operation, entry: Some(known) });
+        }
+        asked.command.permit.held = call.place();
         let asker = asked.command.caller.clone();
         let refused = |failure: Failure| status::money(&failure, Some(&asker), trace);
         if asked.validate_only {
@@ -192,11 +203,12 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
             .map_err(|_| status::read(&crate::psp::NotSent::Overloaded.into(), call.trace()))?;
         let changes = self.read(&call, self.operations.watch(&caller.name, &name)).await?;
         let trace = call.trace().to_owned();
+        let place = call.place();
         // The library's deadline ends with the headers.
         let changes = limited(changes, call.deadline(), || Failure::DeadlineExceeded);
         let messages = changes.map(move |entry| {
             // Held as long as the stream.
-            let _permit = &permit;
+            let _held = (&permit, &place);
             match entry {
                 Ok(entry) => Ok(pb::WatchOperationResponse { operation: Some(render::operation(&entry)) }),
                 Err(failure) => Err(status::read(&failure, &trace)),
@@ -231,6 +243,12 @@ impl Call {
     fn caller(&self) -> Result<Caller, Status> {
         let caller = self.extensions.get::<Caller>().cloned();
         caller.ok_or_else(|| status::unauthenticated(status::Credentials::Missing, Some(self.trace())))
+    }
+
+    /// Its place among the caller's calls, as something to hold.
+    fn place(&self) -> Held {
+        let place = self.extensions.get::<Arc<UnderWay>>().cloned();
+        place.map_or_else(Held::default, |place| Held::new(place))
     }
 
     /// What the caller may. Nothing, unless the layer in front says so.

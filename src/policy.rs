@@ -1,8 +1,10 @@
 //! What a caller may do: the rules that the callers file has for it, and what
-//! they decide. No I/O, and no state.
+//! they decide. No I/O, and no state but how fast callers call ([`pace`]).
 //!
 //! The first rule that covers the whole request decides: RPC, account, currency
 //! and amount. Where none does, the answer is no.
+
+pub mod pace;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +18,7 @@ use crate::payment::{
     id::{AccountId, Currency},
     permit::{Allowed, Denied, Permit, Ruling},
 };
+use crate::policy::pace::Pace;
 
 /// What rules are about: the RPCs of `payops.v1.PaymentOperationsService`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +70,8 @@ pub struct Bounds {
 pub struct Rights {
     /// Its own, then those of its groups.
     pub rules: Vec<Arc<Rule>>,
+    /// Its own or, where it has none, that of the first of its groups.
+    pub pace: Pace,
 }
 
 /// What is asked. What is not said is not looked at.

@@ -1,6 +1,7 @@
 //! Reads the text of a callers file. Reports every mistake at once, and never a hash.
 
 mod issuer;
+mod pace;
 mod rules;
 
 use std::{path::Path, sync::Arc};
@@ -11,7 +12,10 @@ use crate::callers::{
     Callers, Hash,
     certificate::{is_dns_name, is_spiffe_id},
     hash,
-    parse::rules::{Lines, Whose, rules},
+    parse::{
+        pace::pace,
+        rules::{Lines, Whose, rules},
+    },
 };
 use crate::config::{Mistakes, parse_toml};
 use crate::issuer::{Issuers, SubjectKind};
@@ -79,7 +83,8 @@ impl Callers {
         let nth = usize::try_from(place).unwrap_or(usize::MAX);
         let whose = Whose { table: "caller", place: nth, name: &name };
         let rules = rules(entry.remove("allow"), &whose, lines, mistakes);
-        self.rights.insert(name.clone(), Arc::new(Rights { rules }));
+        let pace = pace(&mut entry, &at, mistakes);
+        self.rights.insert(name.clone(), Arc::new(Rights { rules, pace }));
         self.names.push(name);
         if !CREDENTIALS.iter().any(|key| entry.contains_key(*key)) {
             let remedy = "list the SHA-256 of at least one token, in square brackets, or give certificate_names or subjects";

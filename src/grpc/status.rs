@@ -24,7 +24,7 @@ use crate::payment::{
 use crate::psp::NotSent;
 
 pub use self::credentials::{Credentials, unauthenticated};
-pub use self::policy::denied;
+pub use self::policy::{denied, throttled};
 use self::policy::{told_beyond, told_denied};
 pub use self::review::{no_reviewer, review};
 

@@ -1,7 +1,7 @@
 //! What policy says of a command, should it begin now. The currency of a
 //! transaction is known only once it has been read, so a permit may depend on it.
 
-use std::collections::BTreeMap;
+use std::{any::Any, collections::BTreeMap, fmt, sync::Arc};
 
 use crate::payment::id::{AccountId, Currency};
 
@@ -11,7 +11,14 @@ use crate::payment::id::{AccountId, Currency};
 pub struct Permit {
     by_currency: BTreeMap<Currency, Ruling>,
     otherwise: Ruling,
+    /// Held for as long as the command is worked on.
+    pub held: Held,
 }
+
+/// Something that is let go when the last of those who hold it is through,
+/// whether or not the caller still waits. No part of what a permit says.
+#[derive(Clone, Default)]
+pub struct Held(Option<Arc<dyn Any + Send + Sync>>);
 
 /// How far, or why not at all.
 pub type Ruling = Result<Allowed, Denied>;
@@ -72,12 +79,12 @@ pub enum Denied {
 impl Permit {
     /// Whatever the currency is.
     pub fn plain(ruling: Ruling) -> Self {
-        Self { by_currency: BTreeMap::new(), otherwise: ruling }
+        Self { by_currency: BTreeMap::new(), otherwise: ruling, held: Held::default() }
     }
 
     /// For these currencies, and for all others.
     pub fn by_currency(by_currency: BTreeMap<Currency, Ruling>, otherwise: Ruling) -> Self {
-        Self { by_currency, otherwise }
+        Self { by_currency, otherwise, held: Held::default() }
     }
 
     /// Whether the currency decides, so that the transaction is read before
@@ -100,6 +107,27 @@ impl Permit {
             Err(Denied::Currency { rpc, .. }) => Err(Denied::Currency { rpc, currency: currency.to_owned() }),
             ruling => ruling.clone(),
         }
+    }
+}
+
+impl Held {
+    /// Holds it.
+    pub fn new(what: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(Some(what))
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Held {}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Held" } else { "nothing" })
     }
 }
 

@@ -3,6 +3,7 @@
 mod command;
 mod days;
 mod docs;
+mod pace;
 mod rules;
 
 use payops::config::Config;

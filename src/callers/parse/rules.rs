@@ -11,11 +11,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{is_name, unknown};
+use super::{is_name, pace::pace, unknown};
 use crate::callers::Callers;
 use crate::config::Mistakes;
 use crate::payment::id::{AccountId, Currency};
-use crate::policy::{Bounds, Rpc, Rule};
+use crate::policy::{Bounds, Rights, Rpc, Rule};
 
 /// The most that one operation can have at all.
 const AMOUNT_MAX: i64 = 2_147_483_647;
@@ -252,9 +252,15 @@ impl Callers {
         }
         let whose = Whose { table: "group", place, name: &name };
         let rules = rules(entry.remove("allow"), &whose, lines, mistakes);
+        let pace = pace(&mut entry, &at, mistakes);
+        let join = |rights: &mut Arc<Rights>| {
+            let rights = Arc::make_mut(rights);
+            rights.rules.extend(rules.iter().cloned());
+            rights.pace = rights.pace.or(pace);
+        };
         for (nth, member) in callers.iter().enumerate() {
             match self.rights.get_mut(member) {
-                Some(rights) => Arc::make_mut(rights).rules.extend(rules.iter().cloned()),
+                Some(rights) => join(rights),
                 None => {
                     let problem = format!("{member:?} is no caller of this file");
                     mistakes.add(format!("{at}.callers[{nth}]"), problem, "declare it under [[caller]]");
@@ -263,8 +269,7 @@ impl Callers {
         }
         for (nth, issuer) in issuers.iter().enumerate() {
             if self.issuers.settings(issuer).is_some_and(|settings| settings.admits_all) {
-                let rights = self.admitted.entry(issuer.clone()).or_default();
-                Arc::make_mut(rights).rules.extend(rules.iter().cloned());
+                join(self.admitted.entry(issuer.clone()).or_default());
             } else {
                 let problem = format!("{issuer:?} is no issuer that admits everybody");
                 let remedy =

@@ -1,8 +1,9 @@
 //! What those hear who are known, and may not.
 
-use super::{Code, Status, Told};
+use super::{Code, Duration, Status, Told};
 use crate::failure::Beyond;
 use crate::payment::permit::Denied;
+use crate::policy::pace::{Rate, Throttled};
 
 /// Policy says no before anything was looked up: the key may belong to a
 /// command that has run.
@@ -46,4 +47,29 @@ pub(super) fn told_beyond(beyond: &Beyond) -> Told {
         .with("day_max", max)
         .with("left", left)
         .with("day_ends", ends)
+}
+
+/// Who calls too fast, or has too much under way. Its key was not looked up.
+pub fn throttled(throttled: Throttled, money: bool, trace_id: &str) -> Status {
+    let told = |message: String| Told::new(Code::ResourceExhausted, "CALLER_RATE_LIMIT", message);
+    let told = match throttled {
+        Throttled::Rate { rate: Rate { per_second, burst }, retry_after } => {
+            let message = format!(
+                "this caller may make {per_second} requests a second, and {burst} at once; nothing was sent, retry with \
+                 the same key"
+            );
+            let told = told(message).with("requests_per_second", per_second);
+            // Not at the very moment: others of this caller wait for it as well.
+            told.retry(retry_after.max(Duration::from_millis(50)))
+        }
+        Throttled::InFlight { max } => {
+            let message = format!(
+                "this caller may have {max} requests under way at once, with those that it no longer waits for; \
+                 nothing was sent, retry with the same key"
+            );
+            told(message).with("in_flight_max", max).retry(Duration::from_millis(500))
+        }
+    };
+    let told = if money { told.safe_to_use_new_key(false) } else { told };
+    told.into_status(trace_id)
 }

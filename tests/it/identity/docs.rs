@@ -40,12 +40,13 @@ fn the_example_of_a_callers_file_is_one_and_shows_every_key() {
     let sources = [
         include_str!("../../../src/callers/parse.rs"),
         include_str!("../../../src/callers/parse/issuer.rs"),
+        include_str!("../../../src/callers/parse/pace.rs"),
         include_str!("../../../src/callers/parse/rules.rs"),
     ];
     let mut keys = 0;
     for source in sources {
         let code = source.split("#[cfg(test)]").next().unwrap();
-        for taken in ["remove(\"", "text(\"", "switch(\"", "list(\""] {
+        for taken in ["remove(\"", "text(\"", "switch(\"", "list(\"", "number(\""] {
             for key in code.split(taken).skip(1).map(|rest| rest.split('"').next().unwrap()) {
                 let shown =
                     EXAMPLE.contains(&format!("\n{key} = ")) || EXAMPLE.contains(&format!("\n[[{key}]]\n"));

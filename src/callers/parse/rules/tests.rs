@@ -134,7 +134,10 @@ fn the_first_rule_that_covers_all_of_it_decides() {
         accounts: None,
         currencies: Some([("NOK".parse().unwrap(), Bounds { amount_max: Some(max), day_max: None })].into()),
     };
-    let rights = Rights { rules: [rule(1, 10), rule(2, 1_000), rule(3, 100)].map(Arc::new).to_vec() };
+    let rights = Rights {
+        pace: crate::policy::pace::Pace::default(),
+        rules: [rule(1, 10), rule(2, 1_000), rule(3, 100)].map(Arc::new).to_vec(),
+    };
     for (amount, due) in [(10, "line 1"), (11, "line 2"), (1_000, "line 2")] {
         assert_eq!(told(&rights, Rpc::Capture, "T12345678", Some("NOK"), Some(amount)), due);
     }
