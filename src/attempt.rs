@@ -275,7 +275,7 @@ where
         let forgotten = loss.filter(|loss| match prior {
             None => !loss.is_before(&command.key, now),
             // It may have run again in what was lost.
-            Some(released) => released.updated_at <= loss.at,
+            Some(released) => loss.may_hide_more(released.updated_at),
         });
         if let Some(loss) = forgotten.filter(|loss| now < loss.quiet_until) {
             return Err(Failure::JournalLost { retry_after: loss.quiet_until.since(now) });

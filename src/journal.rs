@@ -193,6 +193,12 @@ impl Loss {
         let Some(minted_at) = key.minted_at() else { return false };
         minted_at > (self.at + self.clock_leeway).0 && minted_at <= (now + self.clock_leeway).0
     }
+
+    /// Whether what became of an entry that was written then may be lost. Who
+    /// dated it may have been ahead of who dated the loss.
+    pub fn may_hide_more(&self, written_at: Timestamp) -> bool {
+        written_at <= self.at + self.clock_leeway
+    }
 }
 
 /// A key whose entry was forgotten because of its age. It is never run again.

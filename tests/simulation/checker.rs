@@ -236,7 +236,8 @@ impl Checker {
                 }
                 // It may have run again in what was lost: whoever brings the key
                 // again has it looked up.
-                State::Released { .. } if store.loss.is_some_and(|loss| row.updated_at <= loss.at) => {}
+                State::Released { .. }
+                    if store.loss.is_some_and(|loss| loss.may_hide_more(row.updated_at)) => {}
                 // S3
                 State::Declined(_) | State::Released { .. } => {
                     if !ours.is_empty() && !repeated {

@@ -168,6 +168,10 @@ impl Store {
         self.alone = false;
         let undone = self.unsure.len();
         while let Some((id, before)) = self.unsure.pop() {
+            // What is restored later was acknowledged.
+            if let Some(last) = self.log.iter().rposition(|(_, of, _)| *of == id) {
+                self.log.remove(last);
+            }
             let gone = match before {
                 Some(before) => self.rows.insert(id, before),
                 None => self.rows.remove(&id).inspect(|gone| {

@@ -418,3 +418,13 @@ fn after_a_loss_an_attempt_counts_as_one_that_may_have_been_sent_again() {
     assert_eq!(again.after_loss(LATER, fence).unwrap().resends, 2);
     assert_eq!(in_state(State::Accepted).after_loss(LATER, fence).unwrap().resends, 0);
 }
+
+/// Whoever dated an entry may have been ahead of whoever dated the loss.
+#[test]
+fn an_entry_that_is_dated_soon_after_a_loss_may_be_one_from_before() {
+    let (at, leeway) = (Timestamp(1_000_000), Duration::from_secs(10));
+    let loss = crate::journal::Loss { at, quiet_until: at, clock_leeway: leeway };
+    for (later, hidden) in [(0, true), (10_000, true), (10_001, false)] {
+        assert_eq!(loss.may_hide_more(Timestamp(at.0 + later)), hidden, "{later} ms after it");
+    }
+}
