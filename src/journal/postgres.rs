@@ -31,6 +31,7 @@ mod counted;
 mod forgetting;
 mod import;
 mod inner;
+mod lasting;
 mod line;
 mod migrate;
 mod news;
@@ -162,14 +163,14 @@ impl Postgres {
     async fn put(&self, write: Write) -> Result<Written, Error> {
         match self.write(write).await? {
             Answer::Written(written) => Ok(written),
-            Answer::Forgotten(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+            _ => Err(another_answer()),
         }
     }
 
     async fn take_away(&self, write: Write) -> Result<usize, Error> {
         match self.write(write).await? {
             Answer::Forgotten(count) => Ok(count),
-            Answer::Written(_) => Err(Error::Unconfirmed("an answer to another question".to_owned())),
+            _ => Err(another_answer()),
         }
     }
 
@@ -180,16 +181,23 @@ impl Postgres {
         Ok(self.shared.inner.read(rows::BY_KEY, parameters).await?.into_iter().next())
     }
 
-    /// What was read, once it is sure to stay. A commit whose wait for the
-    /// standby was ended, by a restart for example, can be seen and may yet be
-    /// lost; a later commit that is acknowledged shows that it is not. Only what
-    /// is final is told as such.
-    async fn lasting(&self, entry: Entry) -> Result<Entry, Error> {
-        if entry.state.is_final() && !self.shared.inner.settings.postgres.without_standby {
+    /// What was read, as it is sure to stay: nothing, if it was undone. A commit
+    /// whose wait for the standby was ended, by a restart for example, can be
+    /// seen and may yet be lost; one that sees it on the same server and is
+    /// acknowledged shows that it is not. Only what is final is told as such.
+    async fn lasting(&self, entry: Entry) -> Result<Option<Entry>, Error> {
+        let entry = if entry.state.is_final() && !self.shared.inner.settings.postgres.without_standby {
             let unsure = |error: Error| Error::Unavailable(format!("what it holds may not last: {error}"));
-            self.put(Write::Beat).await.map_err(unsure)?;
+            match self.write(Write::Lasting(entry.id)).await.map_err(unsure)? {
+                Answer::Lasting(found) => found.map(|found| *found),
+                _ => return Err(another_answer()),
+            }
+        } else {
+            Some(entry)
+        };
+        if let Some(entry) = &entry {
+            self.shared.inner.settled.keep(entry);
         }
-        self.shared.inner.settled.keep(&entry);
         Ok(entry)
     }
 
@@ -197,6 +205,10 @@ impl Postgres {
         let found = self.shared.inner.read(sql, parameters).await?;
         found.first().map(|row| rows::entry(row, 0)).transpose()
     }
+}
+
+fn another_answer() -> Error {
+    Error::Unconfirmed("an answer to another question".to_owned())
 }
 
 impl Journal for Postgres {
@@ -210,21 +222,25 @@ impl Journal for Postgres {
             return Ok(Some(entry));
         }
         match self.by_key(caller, key).await? {
-            Some(row) if !get::<bool>(&row, 2)? => self.lasting(rows::entry(&row, 0)?).await.map(Some),
+            Some(row) if !get::<bool>(&row, 2)? => self.lasting(rows::entry(&row, 0)?).await,
             _ => Ok(None),
         }
     }
 
     async fn get(&self, id: OperationId) -> Result<Option<Entry>, Error> {
         match self.one(rows::BY_ID, &[(&rows::uuid(id), Type::UUID)]).await? {
-            Some(entry) => self.lasting(entry).await.map(Some),
+            Some(entry) => self.lasting(entry).await,
             None => Ok(None),
         }
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
         match self.put(Write::Insert(Box::new(entry))).await? {
-            Written::KeyTaken(rival) => Ok(Written::KeyTaken(Box::new(self.lasting(*rival).await?))),
+            Written::KeyTaken(rival) => {
+                let undone = || Error::Unavailable("what stood in its way was undone".to_owned());
+                let rival = self.lasting(*rival).await?.ok_or_else(undone)?;
+                Ok(Written::KeyTaken(Box::new(rival)))
+            }
             written => Ok(written),
         }
     }

@@ -263,24 +263,24 @@ impl Shelf {
         if unconfirmed { Err(Error::Unconfirmed("connection lost".to_owned())) } else { Ok(written) }
     }
 
-    /// What is final is told only when a later write is acknowledged.
-    async fn lasting(&self, entry: Entry) -> Result<Entry, Error> {
-        if entry.state.is_final() {
-            nap(&self.life.sim, 30).await;
-            self.life.sim.with(|world| {
-                if world.store.alone {
-                    return Err(Error::Unavailable("it may not last".to_owned()));
-                }
-                world.store.unsure.clear();
-                Ok(())
-            })?;
+    /// What is final is told as a later write finds it that is acknowledged.
+    async fn lasting(&self, entry: Entry) -> Result<Option<Entry>, Error> {
+        if !entry.state.is_final() {
+            return Ok(Some(entry));
         }
-        Ok(entry)
+        nap(&self.life.sim, 30).await;
+        self.life.sim.with(|world| {
+            if world.store.alone {
+                return Err(Error::Unavailable("it may not last".to_owned()));
+            }
+            world.store.unsure.clear();
+            Ok(world.store.rows.get(&entry.id).cloned())
+        })
     }
 
     async fn if_any(&self, found: Option<Entry>) -> Result<Option<Entry>, Error> {
         match found {
-            Some(entry) => self.lasting(entry).await.map(Some),
+            Some(entry) => self.lasting(entry).await,
             None => Ok(None),
         }
     }
@@ -319,7 +319,8 @@ impl Journal for Shelf {
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
         match self.write(entry, Write::Insert).await? {
             Written::KeyTaken(rival) => {
-                let rival = self.lasting(*rival).await?;
+                let undone = || Error::Unavailable("what stood in its way was undone".to_owned());
+                let rival = self.lasting(*rival).await?.ok_or_else(undone)?;
                 Ok(Written::KeyTaken(Box::new(rival)))
             }
             written => Ok(written),

@@ -110,6 +110,16 @@ WHERE EXISTS (SELECT FROM payops.meta WHERE epoch = $2)
 ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp()
 RETURNING id";
 
+/// Entries as they are and will stay: whoever sees them writes something in the
+/// same transaction, whose commit comes after theirs on the same server.
+pub(super) const LASTING: &str = "
+WITH beat AS (
+    INSERT INTO payops.replicas (id, beat_at) SELECT $1, clock_timestamp()
+    WHERE EXISTS (SELECT FROM payops.meta WHERE epoch = $2)
+    ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp()
+    RETURNING id)
+SELECT o.id, o.record, o.checksum FROM beat, payops.operations o WHERE o.id = ANY($3) AND NOT o.forgotten";
+
 /// Entries as columns.
 #[derive(Default)]
 pub(super) struct Columns {

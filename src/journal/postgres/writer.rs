@@ -39,6 +39,7 @@ use crate::journal::{
     },
     record::signed,
 };
+use crate::payment::id::OperationId;
 
 /// Most writes that share one statement.
 const BATCH_MAX: usize = 256;
@@ -57,6 +58,8 @@ pub(super) enum Write {
     Forget(Timestamp, usize),
     /// Takes away so many forgotten keys at most that are older than that.
     Purge(Timestamp, usize),
+    /// Reads an entry that will stay as it is read.
+    Lasting(OperationId),
     /// Writes something of no meaning.
     Beat,
 }
@@ -64,6 +67,8 @@ pub(super) enum Write {
 #[derive(Debug)]
 pub(super) enum Answer {
     Written(Written),
+    /// The entry, if it is still there.
+    Lasting(Option<Box<Entry>>),
     /// How many.
     Forgotten(usize),
 }
@@ -75,7 +80,7 @@ pub(super) struct Writer {
     pub(super) id: Uuid,
 }
 
-type Waiting = (Box<Entry>, oneshot::Sender<Result<Answer, Error>>);
+pub(super) type Waiting = (Box<Entry>, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -93,7 +98,8 @@ impl Writer {
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let now = Instant::now();
         let until = now + self.inner.settings.postgres.commit_wait;
-        let (mut inserts, mut updates, mut others): (Vec<Waiting>, Vec<Waiting>, Vec<_>) = Default::default();
+        let (mut inserts, mut updates): (Vec<Waiting>, Vec<Waiting>) = Default::default();
+        let (mut readers, mut others) = (Vec::new(), Vec::new());
         for Job { write, answer, until } in batch {
             match write {
                 _ if until <= now => {
@@ -101,6 +107,7 @@ impl Writer {
                 }
                 Write::Insert(entry) => inserts.push((entry, answer)),
                 Write::Update(entry) => updates.push((entry, answer)),
+                Write::Lasting(id) => readers.push((rows::uuid(id), answer)),
                 other => others.push((other, answer)),
             }
         }
@@ -118,6 +125,7 @@ impl Writer {
         self.insert(inserts, until).await;
         self.update(counted_updates, until).await;
         self.insert(counted_inserts, until).await;
+        self.show(readers, until).await;
         for (write, answer) in others {
             let done = match write {
                 Write::Forget(before, most) => self.forget(before, most, until).await.map(Answer::Forgotten),
@@ -349,7 +357,7 @@ impl Writer {
         (refused, rest)
     }
 
-    fn done(&self, written: Vec<Waiting>) {
+    pub(super) fn done(&self, written: Vec<Waiting>) {
         if let Some((entry, _)) = written.last() {
             self.inner.acknowledge(entry.id, entry.revision);
         }
@@ -357,17 +365,6 @@ impl Writer {
         for (entry, answer) in written {
             self.inner.settled.keep(&entry);
             tell(answer, Ok(Answer::Written(Written::Done)));
-        }
-    }
-
-    /// They are there; a commit after theirs shows that they stay.
-    async fn confirm(&mut self, ours: Vec<Waiting>, until: Instant) {
-        if ours.is_empty() {
-            return;
-        }
-        match self.beat(until).await {
-            Ok(()) => self.done(ours),
-            Err(error) => fail(ours, &Error::Unconfirmed(error.to_string())),
         }
     }
 
@@ -383,7 +380,7 @@ impl Writer {
     }
 
     /// An error if this is no longer the journal that this process began with.
-    async fn current(&mut self, until: Instant) -> Result<(), Error> {
+    pub(super) async fn current(&mut self, until: Instant) -> Result<(), Error> {
         let found = self.line.look("SELECT epoch FROM payops.meta", &[], until).await?;
         let epoch = found.first().map(|row| get(row, 0)).transpose()?;
         self.inner.require_epoch(epoch)
@@ -430,17 +427,17 @@ fn rival(row: &Row, entry: &Entry) -> Result<Option<Written>, Error> {
     Ok(None)
 }
 
-fn part<T>(list: Vec<T>, first: impl FnMut(&T) -> bool) -> (Vec<T>, Vec<T>) {
+pub(super) fn part<T>(list: Vec<T>, first: impl FnMut(&T) -> bool) -> (Vec<T>, Vec<T>) {
     list.into_iter().partition(first)
 }
 
-fn fail(waiting: Vec<Waiting>, error: &Error) {
+pub(super) fn fail(waiting: Vec<Waiting>, error: &Error) {
     for (_, answer) in waiting {
         tell(answer, Err(error.clone()));
     }
 }
 
 /// Who stopped waiting reads the entry later.
-fn tell(answer: oneshot::Sender<Result<Answer, Error>>, result: Result<Answer, Error>) {
+pub(super) fn tell(answer: oneshot::Sender<Result<Answer, Error>>, result: Result<Answer, Error>) {
     drop(answer.send(result));
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use payops::config::Postgres as Connection;
-use payops::journal::entry::Event;
+use payops::journal::entry::{Event, State};
 use payops::journal::postgres::{Postgres, Settings, migrate};
 use payops::journal::{Error, Journal as _, Terms, Written};
 
@@ -222,6 +222,38 @@ async fn a_result_that_one_machine_alone_has_is_not_told() {
     }
     cluster.standby.as_mut().unwrap().start();
     eventually("it is told", async || other.get(entry.id).await == Ok(Some(done.clone()))).await;
+}
+
+/// The same, and the other server takes over while it is asked whether the result stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_was_read_before_a_failover_is_told_as_it_is_after_it() {
+    let mut cluster = Cluster::start();
+    let mut settings = settings(cluster.database());
+    let (other, clock) = open(&settings).await;
+    settings.postgres.commit_wait = Duration::from_secs(1);
+    let (journal, _) = open(&settings).await;
+    let entry = started("k", clock.now());
+    assert_eq!(journal.insert(entry.clone()).await.unwrap(), Written::Done);
+    let standby = cluster.standby.as_mut().unwrap();
+    standby.until("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()");
+    standby.stop();
+    let done = after(&entry, &proven(), clock.now());
+    assert!(matches!(journal.update(done.clone()).await, Err(Error::Unconfirmed(_))));
+    let waits = |sql: &str, of: &str| {
+        format!("SELECT {sql} FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%{of}%'")
+    };
+    let ended = waits("pg_terminate_backend(pid)", "UPDATE payops.operations");
+    eventually("it waits", async || !cluster.primary.sql("postgres", &ended).is_empty()).await;
+    let reading = tokio::spawn(async move { other.get(entry.id).await });
+    let asked = waits("pid", "WITH beat");
+    eventually("it is asked", async || !cluster.primary.sql("postgres", &asked).is_empty()).await;
+    cluster.primary.stop();
+    let standby = cluster.standby.as_mut().unwrap();
+    standby.start();
+    standby.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''");
+    standby.promote();
+    let told = reading.await.unwrap();
+    assert!(matches!(&told, Ok(Some(found)) if found.state == State::Started), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ async fn a_rate_holds_and_what_is_known_is_told(app: TestApp) {
     let done = orders.capture("done", &card, 100).await.unwrap();
     let calls = calls_until_throttled(&orders).await;
     // The burst, and what came back while they went out.
-    assert!((20..80).contains(&calls), "{calls}");
+    assert!((19..80).contains(&calls), "{calls}");
 
     // A new key is not begun, and one that is through is answered, however often.
     let writes = async |key: &str| orders.capture(key, &card, 100).await;
