@@ -5,11 +5,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
-use tower::{
-    ServiceBuilder,
-    layer::util::{Identity, Stack},
-};
+use tonic::service::Routes;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::{AuthLayer, Permission};
@@ -34,7 +31,7 @@ use crate::journal::{
     entry::Schedule,
     postgres::{self, Postgres},
 };
-use crate::listener::{self, tls::Tls};
+use crate::listener::{self, Bounds, tls::Tls};
 use crate::metrics::{Metered, Metrics};
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
@@ -72,9 +69,6 @@ pub enum Error {
     /// A further address cannot be listened on.
     #[error("{0}: cannot listen on {1}: {2}; give an address that is free")]
     Listen(&'static str, SocketAddr, #[source] io::Error),
-    /// The server failed.
-    #[error("the server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
     /// Nothing can be counted.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(String),
@@ -84,8 +78,6 @@ pub enum Error {
 }
 
 type Client = Dintero<Http>;
-type Layers = Stack<InboundLayer, Stack<CatchPanicLayer<PanicAnswer>, Identity>>;
-type Router = tonic::transport::server::Router<Layers>;
 
 /// Serves on `listener` until `stop` is cancelled, then drains: not ready, no
 /// new call, what is under way finishes within `server.drain_timeout`. Ends at
@@ -179,21 +171,22 @@ async fn serve_from<J: Journal>(
         tokio::spawn(Arc::clone(tls).follow(background.clone()));
     }
     if let Some(listener) = probed {
-        tokio::spawn(serve_health(http2(&config.server), listener, health.clone(), background.clone()));
+        let routes = Routes::new(HealthServer::new(health.clone()));
+        // Until after the drain, so that those who ask hear that it is not ready.
+        tokio::spawn(serve_on(listener, None, probes(&config.server), routes, config, background.clone()));
     }
     if let Some(listener) = scraped {
         tokio::spawn(metrics.clone().serve(listener, background.clone()));
     }
     tokio::spawn(watch_readiness(journal.clone(), psp, (health.clone(), metrics), stop.clone()));
 
-    let router = router(config, operations, reviews, &callers, health.clone())?;
-    let connections = listener::connections(listener, config.server.connections_max, tls, stop.clone());
-    let server = router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
+    let routes = routes(config, operations, reviews, &callers, health.clone())?;
+    let server = serve_on(listener, tls, Bounds::from(&config.server), routes, config, stop.clone());
     let mut server = std::pin::pin!(server);
     // An idle server may have ended before we hear of the stop.
     let served = tokio::select! {
-        ended = &mut server => Some(ended),
-        () = stop.cancelled() => None,
+        () = &mut server => true,
+        () = stop.cancelled() => false,
         () = broken(&journal) => {
             return Err(crate::journal::Error::Unconfirmed("see the log".to_owned()).into());
         }
@@ -203,19 +196,13 @@ async fn serve_from<J: Journal>(
     tasks.close();
     let drained = tokio::time::timeout(config.server.drain_timeout, async {
         // Calls first, then what runs on without them.
-        let ended = match served {
-            Some(ended) => ended,
-            None => server.await,
-        };
+        if !served {
+            server.await;
+        }
         tasks.wait().await;
-        ended
     });
-    match drained.await {
-        Ok(ended) => ended?,
-        Err(_) => tracing::warn!(
-            operations = tasks.len(),
-            "the drain limit passed; the journal has what was cut off"
-        ),
+    if drained.await.is_err() {
+        tracing::warn!(operations = tasks.len(), "the drain limit passed; the journal has what was cut off");
     }
     background.cancel();
     // The journal keeps whatever a read was about to find out.
@@ -279,13 +266,13 @@ fn sweep<J: Journal>(
     Some(tokio::spawn(Sweep::new(conclude.clone(), settings).run(background.clone())))
 }
 
-fn router<J: Journal>(
+fn routes<J: Journal>(
     config: &Config,
     operations: Operations<J, Client>,
     reviews: Reviews<J, Client>,
     callers: &CallersFile,
     health: Health,
-) -> Result<Router, Error> {
+) -> Result<Routes, Error> {
     let server = &config.server;
     let waits = Waits { default: server.wait_default, max: server.wait_max };
     let service = PaymentOperationsServiceServer::new(Adapter::new(operations, waits, server.watch_max))
@@ -296,49 +283,37 @@ fn router<J: Journal>(
     let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(callers.clone(), may));
     let service = admit(Permission::Rule).service(service);
     let review = admit(Permission::Review).service(review);
-    let mut router = http2(server)
-        .max_connection_age(server.connection_age_max)
-        .add_service(service)
-        .add_service(review)
-        .add_service(HealthServer::new(health));
+    let mut routes = Routes::new(service).add_service(review).add_service(HealthServer::new(health));
     if server.reflection {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
-        router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+        routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
-    Ok(router)
+    Ok(routes)
 }
 
-/// What is the same for every listener of gRPC.
-fn http2(server: &config::Server) -> Server<Layers> {
-    Server::builder()
-        .http2_max_header_list_size(server.header_bytes_max)
-        .max_concurrent_streams(server.concurrent_streams_max)
-        .http2_max_pending_accept_reset_streams(Some(64))
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(CatchPanicLayer::custom(PanicAnswer))
-        .layer(InboundLayer { message_timeout: server.message_timeout })
+/// Health is asked for without TLS, by probes that speak none.
+fn probes(server: &config::Server) -> Bounds {
+    Bounds { connections_max: HEALTH_CONNECTIONS_MAX, ..Bounds::from(server) }
 }
 
-/// Health alone, without TLS, for probes that speak none: until `stop`, which
-/// comes after the drain, so that those who ask hear that it is not ready.
-async fn serve_health(
-    server: Server<Layers>,
+/// Serves gRPC, with what is the same for every listener.
+fn serve_on(
     listener: TcpListener,
-    health: Health,
+    tls: Option<Arc<Tls>>,
+    bounds: Bounds,
+    routes: Routes,
+    config: &Config,
     stop: CancellationToken,
-) {
-    let connections = listener::connections(listener, HEALTH_CONNECTIONS_MAX, None, stop.clone());
-    let mut server = server;
-    let server = server.add_service(HealthServer::new(health));
-    let served = server.serve_with_incoming_shutdown(connections, stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "health is not served any more");
-    }
+) -> impl Future<Output = ()> + Send + use<> {
+    let service = ServiceBuilder::new()
+        .layer(CatchPanicLayer::custom(PanicAnswer))
+        .layer(InboundLayer { message_timeout: config.server.message_timeout })
+        .service(routes.prepare());
+    listener::serve(listener, tls, bounds, service, stop)
 }
 
 /// A panic is a defect; the caller still gets an answer, and the server serves

@@ -172,7 +172,7 @@ async fn named_by(callers: &Callers, token: &str) -> Result<Named, Credentials> 
 }
 
 /// The token, where there is one.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Credentials> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Credentials> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {

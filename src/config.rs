@@ -88,10 +88,18 @@ pub struct Server {
     pub header_bytes_max: u32,
     /// The open calls of one connection.
     pub concurrent_streams_max: u32,
-    /// The open connections.
+    /// The open connections; beyond them the one that has been idle for the longest has to go.
     pub connections_max: usize,
     /// How long a connection takes new calls: then its client connects anew, and proves anew who it is.
     pub connection_age_max: Duration,
+    /// How long a connection may be without a call.
+    pub connection_idle_max: Duration,
+    /// How long a new connection may take to its first call, TLS included.
+    pub first_call_timeout: Duration,
+    /// How often a client is asked whether it is there.
+    pub keepalive_interval: Duration,
+    /// How long it may take to say so.
+    pub keepalive_timeout: Duration,
     /// How long a money call without a `grpc-timeout` waits for its outcome.
     pub wait_default: Duration,
     /// The longest that any money call waits, whatever its `grpc-timeout` says.

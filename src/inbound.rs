@@ -2,7 +2,7 @@
 //! the last of every response: what the transport itself refused is told in
 //! the same terms as everything else.
 
-mod protocol;
+pub(crate) mod protocol;
 
 use std::{
     future::Future,
@@ -87,8 +87,8 @@ where
         request.extensions_mut().insert(Inbound { trace_id: trace_id.clone(), deadline });
         let request = protocol::one_message(request, &method, self.message_timeout);
         let answer = span.in_scope(|| self.inner.call(request));
-        // The gRPC library has a timer of its own and says CANCELLED, which
-        // meshes retry. Ours is made first, is asked first, and says what is so.
+        // Ours alone: that of the gRPC library would say CANCELLED, which meshes
+        // retry.
         let late = deadline.map(|deadline| {
             let timer = tokio::time::sleep_until(deadline);
             // Timers run up to a millisecond late; what has passed has passed.
@@ -157,7 +157,7 @@ fn complete(answer: Response<Body>, method: &str, trace_id: &str) -> Response<Bo
 }
 
 /// The trace id of a W3C `traceparent` of version 00.
-fn trace_id(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let mut parts = text.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

@@ -175,6 +175,14 @@ impl Algorithm {
     }
 }
 
+/// Verifies a token by keys that somebody published.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn verify_by(jwks: &[u8], token: &str, settings: &Settings) -> Result<String, String> {
+    let keys = Keys::read(jwks, &settings.algorithms)?;
+    let read = Token::read(token).and_then(|token| token.verify(&keys, settings));
+    read.map(|(subject, _)| subject).map_err(|refusal| format!("{refusal:?}"))
+}
+
 impl Issuers {
     /// The issuers of these settings. Those that were there `before` keep their keys; where nothing changed, what was
     /// verified stays so.

@@ -77,6 +77,13 @@ pub mod telemetry;
 pub mod cli;
 pub mod sandbox;
 
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzz/targets.rs"]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a target fails by panicking")]
+mod fuzz;
+#[cfg(fuzzing)]
+pub use crate::fuzz::run as fuzz_target;
+
 #[cfg(test)]
 #[path = "../tests/simulation.rs"]
 #[allow(

@@ -5,6 +5,7 @@
 //! - A **command** is an operation, whose it is, and its idempotency key.
 //! - An **outcome** is the PSP's definite answer. A decline is an answer.
 
+pub mod card;
 pub mod fresh;
 pub mod id;
 pub mod item;

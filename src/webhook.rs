@@ -79,7 +79,7 @@ impl<H: Fn(TransactionId) + Send + Sync + 'static> Receiver<H> {
     /// What is answered. Anything but a success is a failure to Dintero, which
     /// sends it again, up to five times in all, and deletes a subscription
     /// that keeps failing [D 10.1]: what is genuine and not for us succeeds.
-    async fn answer(&self, headers: &HeaderMap, body: Body) -> StatusCode {
+    pub(crate) async fn answer(&self, headers: &HeaderMap, body: Body) -> StatusCode {
         let read = tokio::time::timeout(self.settings.message_timeout, whole(body)).await;
         let body = match read {
             Err(_) => return StatusCode::REQUEST_TIMEOUT,

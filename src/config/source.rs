@@ -3,6 +3,7 @@
 use std::{fs::File, io, io::Read as _, path::PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
 
 /// A credential longer than this is not one: somebody named the wrong file.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
@@ -27,9 +28,13 @@ impl Source {
     pub fn read(&self) -> io::Result<SecretString> {
         match self {
             Self::File(path) => {
-                let mut text = String::new();
+                let file = File::open(path)?;
                 let limit = SECRET_BYTES_MAX.saturating_add(1);
-                let bytes = File::open(path)?.take(limit).read_to_string(&mut text)?;
+                // Of the right size from the start: what grows leaves copies behind.
+                let capacity = file.metadata()?.len().min(limit).saturating_add(1);
+                let capacity = usize::try_from(capacity).unwrap_or_default();
+                let mut text = Zeroizing::new(String::with_capacity(capacity));
+                let bytes = file.take(limit).read_to_string(&mut text)?;
                 if u64::try_from(bytes).unwrap_or(u64::MAX) > SECRET_BYTES_MAX {
                     return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64KiB"));
                 }
@@ -118,6 +123,14 @@ mod tests {
             fs::write(&path, secret).unwrap();
             assert_eq!(source.read().unwrap().expose_secret(), secret);
         }
+    }
+
+    #[test]
+    fn what_was_read_is_overwritten_when_it_is_not_needed_any_more() {
+        fn is_overwritten<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let source = Source::Value(SecretString::from("s3cret"));
+        is_overwritten(&source.read().unwrap());
+        source.read_list().unwrap().iter().for_each(is_overwritten);
     }
 
     #[test]

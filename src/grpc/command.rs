@@ -2,10 +2,11 @@
 //! is wrong. Nothing below this file sees a message of the wire, a zero amount
 //! or an empty key.
 
+mod lines;
 pub mod review;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     str::FromStr,
 };
 
@@ -16,17 +17,18 @@ use crate::grpc::violations::{Refused, Violations};
 use crate::operations::Name;
 use crate::payment::{
     Action, Amount, Caller, Capture, Command, Guards, Operation, Refund,
-    id::{Currency, IdempotencyKey, Invalid, OperationId, TransactionId},
-    item::{Decimal, DiscountLine, Group, Item, Split, Store},
+    card::is_card_number_in,
+    id::{Currency, IdempotencyKey, Invalid, OperationId, Reference, TransactionId},
+    item::Decimal,
     permit::Permit,
 };
 
-/// Most lines of an operation.
-const ITEMS_MAX: usize = 500;
 /// Most entries of the metadata.
 const METADATA_MAX: usize = 20;
-/// Most groups, discounts, splits or fee destinations of a line.
-const PARTS_MAX: usize = 50;
+
+/// What is said of a text with a card's number in it, and never the number.
+const NO_CARD_NUMBER: &str =
+    "must not hold the number of a card: leave it out, the transaction id names the payment";
 
 /// What a money RPC asks for.
 #[derive(Debug)]
@@ -57,11 +59,11 @@ pub fn capture(
 ) -> Result<Asked, Refused> {
     let mut wrong = Violations::default();
     let amount = amount(request.amount, &mut wrong);
-    let items = items(request.items, request.amount, &mut wrong);
+    let items = lines::items(request.items, request.amount, &mut wrong);
     let capture = Capture {
         amount: amount.unwrap_or(LEAST),
         items,
-        reference: optional(&request.reference, "reference", &mut wrong),
+        reference: reference(&request.reference, &mut wrong),
         metadata: extra(request.metadata, &mut wrong),
         final_capture: request.final_capture,
     };
@@ -101,14 +103,14 @@ pub fn refund(
 ) -> Result<Asked, Refused> {
     let mut wrong = Violations::default();
     let amount = amount(request.amount, &mut wrong);
-    let items = items(request.items, request.amount, &mut wrong);
+    let items = lines::items(request.items, request.amount, &mut wrong);
     if !request.terminal_id.is_empty() && !is_name(&request.terminal_id, 64) {
         wrong.add("terminal_id", "must be 1 to 64 letters, digits, '_', '.' or '-'");
     }
     let refund = Refund {
         amount: amount.unwrap_or(LEAST),
         items,
-        reference: optional(&request.reference, "reference", &mut wrong),
+        reference: reference(&request.reference, &mut wrong),
         reason: text(request.reason, "reason", 255, &mut wrong),
         metadata: extra(request.metadata, &mut wrong),
         terminal_id: Some(request.terminal_id).filter(|id| !id.is_empty()),
@@ -226,165 +228,20 @@ fn transaction_id(
     None
 }
 
+/// People do put more than an order's number there.
+fn reference(text: &str, wrong: &mut Violations) -> Option<Reference> {
+    if is_card_number_in(text) {
+        wrong.add("reference", NO_CARD_NUMBER);
+    }
+    optional(text, "reference", wrong)
+}
+
 fn amount(minor: i64, wrong: &mut Violations) -> Option<Amount> {
     let amount = Amount::new(minor);
     if amount.is_none() {
         wrong.add("amount", format!("must be 1 to 2147483647 minor units, not {minor}"));
     }
     amount
-}
-
-fn items(items: Vec<pb::Item>, amount: i64, wrong: &mut Violations) -> Vec<Item> {
-    if items.len() > ITEMS_MAX {
-        wrong.add("items", format!("must be at most {ITEMS_MAX}, not {}", items.len()));
-        return Vec::new();
-    }
-    let sum: i64 = items.iter().fold(0, |sum, item| sum.saturating_add(item.amount));
-    if !items.is_empty() && sum != amount {
-        wrong.add("items", format!("must add up to amount: they are {sum}, and amount is {amount}"));
-    }
-    let mut seen = HashSet::new();
-    for (index, item) in items.iter().enumerate() {
-        if !item.line_id.is_empty() && !seen.insert(item.line_id.as_str()) {
-            wrong.add(format!("items[{index}].line_id"), "must be unique among the items");
-        }
-    }
-    items.into_iter().enumerate().map(|(index, wire)| item(wire, index, wrong)).collect()
-}
-
-fn item(wire: pb::Item, index: usize, wrong: &mut Violations) -> Item {
-    let at = |field: &str| format!("items[{index}].{field}");
-    let kind = match pb::ItemType::try_from(wire.r#type) {
-        Ok(pb::ItemType::Unspecified) => None,
-        Ok(pb::ItemType::Physical) => Some("physical"),
-        Ok(pb::ItemType::Digital) => Some("digital"),
-        Ok(pb::ItemType::Service) => Some("service"),
-        Ok(pb::ItemType::GiftCard) => Some("gift_card"),
-        Ok(pb::ItemType::Shipping) => Some("shipping"),
-        Ok(pb::ItemType::Surcharge) => Some("surcharge"),
-        Err(_) => {
-            wrong.add(at("type"), "must be a value of ItemType");
-            None
-        }
-    };
-    line_amount(wire.amount, kind == Some("gift_card"), &at("amount"), wrong);
-    if wire.vat_amount.is_some_and(|vat| i32::try_from(vat).is_err()) {
-        wrong.add(at("vat_amount"), "must be within int32 minor units");
-    }
-    let vat_percent = decimal(&wire.vat_percent, &at("vat_percent"), wrong);
-    if vat_percent.as_ref().is_some_and(|vat| vat.places() > 2) {
-        wrong.add(at("vat_percent"), "must have at most two decimals");
-    }
-    let url = &wire.thumbnail_url;
-    let https = url.starts_with("https://") && url.bytes().all(|b| b.is_ascii_graphic());
-    if !(url.is_empty() || https) {
-        wrong.add(at("thumbnail_url"), "must be an https URL");
-    }
-    let splits = splits(&wire.splits, &at("splits"), wrong);
-    let fee_destinations = wire.fee_split.map(|fee| fee.destinations).unwrap_or_default();
-    for destination in bounded(&fee_destinations, &at("fee_split.destinations"), wrong) {
-        if !splits.iter().any(|split| split.payout_destination_id == *destination) {
-            wrong.add(at("fee_split.destinations"), "must each appear among the splits");
-        }
-    }
-    Item {
-        line_id: named(wire.line_id, &at("line_id"), wrong),
-        amount: wire.amount,
-        id: text(wire.id, &at("id"), 128, wrong),
-        description: text(wire.description, &at("description"), 500, wrong),
-        quantity: decimal(&wire.quantity, &at("quantity"), wrong),
-        vat_percent,
-        vat_amount: wire.vat_amount,
-        kind: kind.map(str::to_owned),
-        groups: groups(wire.groups, &at("groups"), wrong),
-        discount_lines: discounts(wire.discount_lines, &at("discount_lines"), wrong),
-        splits,
-        fee_destinations,
-        store: wire.store.map(|wire| store(wire, &at("store"), wrong)),
-        unit_volume: decimal(&wire.unit_volume, &at("unit_volume"), wrong),
-        unit_weight: decimal(&wire.unit_weight, &at("unit_weight"), wrong),
-        unit_dimensional_weight: decimal(
-            &wire.unit_dimensional_weight,
-            &at("unit_dimensional_weight"),
-            wrong,
-        ),
-        thumbnail_url: text(wire.thumbnail_url, &at("thumbnail_url"), 1024, wrong),
-    }
-}
-
-fn line_amount(amount: i64, gift_card: bool, field: &str, wrong: &mut Violations) {
-    if amount == 0 || i32::try_from(amount).is_err() {
-        wrong.add(field, "must be within int32 minor units and not zero");
-    } else if amount < 0 && !gift_card {
-        wrong.add(field, "may be negative only for a line of type ITEM_TYPE_GIFT_CARD");
-    }
-}
-
-fn groups(wire: Vec<pb::ItemGroup>, field: &str, wrong: &mut Violations) -> Vec<Group> {
-    bounded(&wire, field, wrong);
-    wire.into_iter()
-        .enumerate()
-        .map(|(index, group)| Group {
-            id: named(group.id, &format!("{field}[{index}].id"), wrong),
-            name: text(group.name, &format!("{field}[{index}].name"), 255, wrong),
-        })
-        .collect()
-}
-
-fn discounts(wire: Vec<pb::DiscountLine>, field: &str, wrong: &mut Violations) -> Vec<DiscountLine> {
-    const TYPES: &[&str] = &["customer", "periodic", "manual", "loyalty", "total", "employee", "external"];
-    bounded(&wire, field, wrong);
-    let discount = |(index, line): (usize, pb::DiscountLine)| {
-        let at = |name: &str| format!("{field}[{index}].{name}");
-        if line.amount.is_some_and(|amount| i32::try_from(amount).is_err()) {
-            wrong.add(at("amount"), "must be within int32 minor units");
-        }
-        if !line.discount_type.is_empty() && !TYPES.contains(&line.discount_type.as_str()) {
-            wrong.add(at("discount_type"), format!("must be one of {}", TYPES.join(", ")));
-        }
-        if line.line_id.is_some_and(|id| i32::try_from(id).is_err()) {
-            wrong.add(at("line_id"), "must be within int32");
-        }
-        DiscountLine {
-            amount: line.amount,
-            percentage: decimal(&line.percentage, &at("percentage"), wrong),
-            discount_type: Some(line.discount_type).filter(|kind| !kind.is_empty()),
-            discount_id: text(line.discount_id, &at("discount_id"), 128, wrong),
-            description: text(line.description, &at("description"), 500, wrong),
-            line_id: line.line_id,
-        }
-    };
-    wire.into_iter().enumerate().map(discount).collect()
-}
-
-fn splits(wire: &[pb::PayoutSplit], field: &str, wrong: &mut Violations) -> Vec<Split> {
-    bounded(wire, field, wrong);
-    wire.iter()
-        .enumerate()
-        .map(|(index, split)| {
-            if split.amount == 0 || i32::try_from(split.amount).is_err() {
-                let field = format!("{field}[{index}].amount");
-                wrong.add(field, "must be within int32 minor units and not zero");
-            }
-            let field = format!("{field}[{index}].payout_destination_id");
-            let payout_destination_id = named(split.payout_destination_id.clone(), &field, wrong);
-            Split { payout_destination_id, amount: split.amount }
-        })
-        .collect()
-}
-
-fn store(wire: pb::Store, field: &str, wrong: &mut Violations) -> Store {
-    Store {
-        id: named(wire.id, &format!("{field}.id"), wrong),
-        name: text(wire.name, &format!("{field}.name"), 255, wrong),
-        terminal_id: text(wire.terminal_id, &format!("{field}.terminal_id"), 64, wrong),
-        payout_destination_id: text(
-            wire.payout_destination_id,
-            &format!("{field}.payout_destination_id"),
-            128,
-            wrong,
-        ),
-    }
 }
 
 /// The caller's metadata; the PSP wants `ext_` before each key, and 128
@@ -396,6 +253,11 @@ fn extra(metadata: HashMap<String, String>, wrong: &mut Violations) -> BTreeMap<
     }
     let metadata: BTreeMap<String, String> = metadata.into_iter().collect();
     for (key, value) in &metadata {
+        // The name of the field would tell the number.
+        if is_card_number_in(key) {
+            wrong.add("metadata", NO_CARD_NUMBER);
+            continue;
+        }
         let field = || format!("metadata[{:?}]", key.chars().take(40).collect::<String>());
         if !is_name(key, 124) {
             wrong.add(field(), "key must be 1 to 124 letters, digits, '_', '.' or '-'");
@@ -406,6 +268,9 @@ fn extra(metadata: HashMap<String, String>, wrong: &mut Violations) -> BTreeMap<
         }
         if value.chars().count() > 256 || value.chars().any(char::is_control) {
             wrong.add(field(), "value must be at most 256 characters and hold no control characters");
+        }
+        if is_card_number_in(value) {
+            wrong.add(field(), format!("value {NO_CARD_NUMBER}"));
         }
     }
     metadata
@@ -445,8 +310,16 @@ fn decimal(text: &str, field: &str, wrong: &mut Violations) -> Option<Decimal> {
     optional(text, field, wrong)
 }
 
-/// Text for people: bounded, without control characters; absent when empty.
+/// Text for people: as [`short`], and without the number of a card.
 fn text(text: String, field: &str, characters_max: usize, wrong: &mut Violations) -> Option<String> {
+    if is_card_number_in(&text) {
+        wrong.add(field, NO_CARD_NUMBER);
+    }
+    short(text, field, characters_max, wrong)
+}
+
+/// Bounded text without control characters; absent when empty.
+fn short(text: String, field: &str, characters_max: usize, wrong: &mut Violations) -> Option<String> {
     if text.chars().count() > characters_max || text.chars().any(char::is_control) {
         wrong.add(
             field,
@@ -454,21 +327,6 @@ fn text(text: String, field: &str, characters_max: usize, wrong: &mut Violations
         );
     }
     Some(text).filter(|text| !text.is_empty())
-}
-
-/// An id of somebody else's making: required, bounded, visible.
-fn named(id: String, field: &str, wrong: &mut Violations) -> String {
-    if id.is_empty() {
-        wrong.add(field, "is required");
-    }
-    text(id, field, 128, wrong).unwrap_or_default()
-}
-
-fn bounded<'a, T>(parts: &'a [T], field: &str, wrong: &mut Violations) -> &'a [T] {
-    if parts.len() > PARTS_MAX {
-        wrong.add(field, format!("must be at most {PARTS_MAX}, not {}", parts.len()));
-    }
-    parts
 }
 
 fn is_name(text: &str, characters_max: usize) -> bool {

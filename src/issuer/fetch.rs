@@ -9,6 +9,7 @@ use reqwest::{Certificate, Client};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::config::{Source, read_file};
 use crate::issuer::keys::Keys;
@@ -119,7 +120,7 @@ fn roots(settings: &Settings) -> Result<Option<Vec<Certificate>>, String> {
 fn token(settings: &Settings) -> io::Result<Option<HeaderValue>> {
     let Some(file) = &settings.token_file else { return Ok(None) };
     let token = Source::File(file.clone()).read()?;
-    let value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
+    let value = HeaderValue::try_from(&*Zeroizing::new(format!("Bearer {}", token.expose_secret())));
     let mut value = value.map_err(|_| io::Error::other("it does not fit into a header"))?;
     value.set_sensitive(true);
     Ok(Some(value))

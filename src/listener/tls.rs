@@ -19,6 +19,7 @@ use rustls::{
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::callers::Certificate;
 use crate::config::{
@@ -182,6 +183,7 @@ fn certificates(key: &str, file: &Path, mistakes: &mut Mistakes) -> Vec<Certific
 /// What is wrong with it is told without a byte of it.
 fn private_key(file: &Path, mistakes: &mut Mistakes) -> Option<PrivateKeyDer<'static>> {
     let read = read_file(file).map_err(|error| format!("cannot be read ({error})")).and_then(|text| {
+        let text = Zeroizing::new(text);
         PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "holds no private key in PEM".to_owned())
     });
     match read {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{Account, Psp as Settings};
@@ -96,7 +97,8 @@ impl<T: Transport> Dintero<T> {
         token: &Token,
     ) -> Result<Request<Bytes>, http::Error> {
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.bearer.expose_secret()))?;
+        let mut bearer =
+            HeaderValue::try_from(&*Zeroizing::new(format!("Bearer {}", token.bearer.expose_secret())))?;
         bearer.set_sensitive(true);
         let mut request = Request::builder()
             .method(method)

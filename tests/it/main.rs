@@ -13,16 +13,20 @@
 
 mod support;
 
+mod abuse;
 mod bad_input;
 mod chaos;
 mod client;
 mod config;
+mod connections;
 mod console;
 mod database;
 mod contract;
 mod doubt;
+mod egress;
 mod exactly_once;
 mod fleet;
+mod frames;
 mod guarantees;
 mod identity;
 mod journal;

@@ -10,6 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::clock::Clock;
 use crate::config::{Account, Psp as Settings};
@@ -195,11 +196,15 @@ impl<T: Transport> Tokens<T> {
             TransportError::NotSent(why) | TransportError::Unknown(why) => NotSent::Unreachable(why),
         })?;
         let received_at = self.clock.boot();
-        let granted = read(&answer)?;
+        let granted = read(&answer);
+        // It was written in there.
+        if let Ok(mut body) = answer.into_body().try_into_mut() {
+            body.zeroize();
+        }
+        let granted = granted?;
         let life_claimed = Duration::from_secs(granted.expires_in);
         let life = life_claimed.min(LIFE_MAX);
-        let bearer = granted.access_token.into();
-        let token = Token { bearer, life, life_claimed, asked_at, received_at };
+        let token = Token { bearer: granted.access_token, life, life_claimed, asked_at, received_at };
         if token.life_left_at_least(received_at) < self.life_min {
             let life = life.as_secs();
             return Err(NotSent::Unreachable(format!(
@@ -220,10 +225,11 @@ impl<T: Transport> Tokens<T> {
         let client_secret = secret(&self.account.client_secret, "client_secret")?;
         let pair =
             SecretString::from(format!("{}:{}", client_id.expose_secret(), client_secret.expose_secret()));
-        let basic = base64::engine::general_purpose::STANDARD.encode(pair.expose_secret());
+        let basic = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.expose_secret()));
         let unusable =
             |_| NotSent::CredentialsRejected("the credentials do not fit into a header".to_owned());
-        let mut authorization = HeaderValue::try_from(format!("Basic {basic}")).map_err(unusable)?;
+        let mut authorization =
+            HeaderValue::try_from(&*Zeroizing::new(format!("Basic {}", *basic))).map_err(unusable)?;
         authorization.set_sensitive(true);
         let body = serde_json::json!({"grant_type": "client_credentials", "audience": self.audience});
         Request::post(&self.url)
@@ -238,7 +244,7 @@ impl<T: Transport> Tokens<T> {
 
 #[derive(Deserialize)]
 struct Granted {
-    access_token: String,
+    access_token: SecretString,
     expires_in: u64,
 }
 
@@ -269,6 +275,17 @@ impl fmt::Debug for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_overwritten_when_it_is_not_needed_any_more_and_never_shown() {
+        fn is_overwritten<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let second = Duration::from_secs(1);
+        let bearer = SecretString::from("s3cret");
+        let token =
+            Token { bearer, life: second, life_claimed: second, asked_at: second, received_at: second };
+        is_overwritten(&token.bearer);
+        assert!(!format!("{token:?}").contains("s3cret"));
+    }
 
     #[test]
     fn the_pause_grows_with_each_failure_up_to_its_limit() {

@@ -20,6 +20,47 @@ async fn a_wrong_field_of_a_line_is_named_with_its_remedy() {
     hold(&app, lines()).await;
 }
 
+/// Where a card's number is written into a text, that is refused, and nothing repeats the number: neither the answer
+/// nor the name of the field.
+#[tokio::test]
+async fn a_text_with_the_number_of_a_card_is_refused_without_repeating_it() {
+    const NUMBER: &str = "4111111111111111";
+    const SPACED: &str = "paid with 4111 1111-1111 1111, Anna";
+    let entry = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    let remedy = "must not hold the number of a card: leave it out";
+    let rows = vec![
+        Row::refund("a card in the reason", |m| m.reason = own(SPACED)).invalid(["reason"], remedy),
+        Row::refund("a card in the reference", |m| m.reference = own(NUMBER)).invalid(["reference"], remedy),
+        Row::capture("a card in the reference", |m| m.reference = own("4111-1111-1111-1111"))
+            .invalid(["reference", "reference"], remedy),
+        Row::capture("a card in the metadata", |m| m.metadata = entry("note", SPACED))
+            .invalid(["metadata[\"note\"]"], remedy),
+        Row::capture("a card for a key of metadata", |m| m.metadata = entry(NUMBER, "x"))
+            .invalid(["metadata"], remedy),
+        Row::item("a card in the description", |item| item.description = own(SPACED))
+            .invalid(["items[0].description"], remedy),
+        Row::item("a card in a discount", |item| {
+            item.discount_lines = vec![pb::DiscountLine { description: own(SPACED), ..Default::default() }];
+        })
+        .invalid(["items[0].discount_lines[0].description"], remedy),
+        Row::item("a card for a group", |item| {
+            item.groups = vec![pb::ItemGroup { id: own("g"), name: own(SPACED) }];
+        })
+        .invalid(["items[0].groups[0].name"], remedy),
+        Row::item("a card for a store", |item| {
+            item.store = Some(pb::Store { id: own("s"), name: own(SPACED), ..Default::default() });
+        })
+        .invalid(["items[0].store.name"], remedy),
+    ];
+    let app = TestApp::start().await;
+    let orders = app.orders().await;
+    for row in &rows {
+        let (_, words) = row.sent.send(&app, &orders).await;
+        assert!(!words.contains("1111"), "{words}");
+    }
+    hold(&app, rows).await;
+}
+
 #[tokio::test]
 async fn everything_that_is_wrong_is_told_at_once() {
     let app = TestApp::start().await;

@@ -116,6 +116,8 @@ fn decisions() -> Vec<Row> {
         resolve("a reason of blanks", |m| m.reason = " \u{a0} ".into()).invalid(["reason"], reason),
         resolve("a reason of 501", |m| m.reason = "å".repeat(501))
             .invalid(["reason"], "at most 500 characters"),
+        resolve("a reason with a card", |m| m.reason = "see 4111 1111 1111 1111".into())
+            .invalid(["reason"], "must not hold the number of a card"),
         resolve("a reason of two lines", |m| m.reason = "a\nb".into())
             .invalid(["reason"], "no control characters"),
         resolve("an override too early", |m| m.override_evidence = true)
