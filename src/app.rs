@@ -36,6 +36,7 @@ use crate::metrics::{Metered, Metrics};
 use crate::operations::{Limits, Operations};
 use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
+use crate::psp::guard::{self, Guarded, circuit};
 use crate::reconcile::{ReadBack, decide::Rules, hint::Hints};
 use crate::retention;
 use crate::review::Reviews;
@@ -77,7 +78,7 @@ pub enum Error {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-type Client = Dintero<Http>;
+type Client = Guarded<Dintero<Http>>;
 
 /// Serves on `listener` until `stop` is cancelled, then drains: not ready, no
 /// new call, what is under way finishes within `server.drain_timeout`. Ends at
@@ -133,8 +134,9 @@ async fn serve_from<J: Journal>(
     let metrics = Metrics::new().map_err(Error::Metrics)?;
     let journal = Metered::new(journal, metrics.clone());
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
-    let psp =
+    let dintero =
         Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
+    let psp = guarded(config, dintero.clone(), &clock);
 
     let tasks = TaskTracker::new();
     // Stopped after the server: what it still answers may need them.
@@ -178,7 +180,7 @@ async fn serve_from<J: Journal>(
     if let Some(listener) = scraped {
         tokio::spawn(metrics.clone().serve(listener, background.clone()));
     }
-    tokio::spawn(watch_readiness(journal.clone(), psp, (health.clone(), metrics), stop.clone()));
+    tokio::spawn(watch_readiness(journal.clone(), dintero, (health.clone(), metrics), stop.clone()));
 
     let routes = routes(config, operations, reviews, &callers, health.clone())?;
     let server = serve_on(listener, tls, Bounds::from(&config.server), routes, config, stop.clone());
@@ -220,6 +222,20 @@ async fn serve_from<J: Journal>(
     drop(tokio::time::timeout(Duration::from_secs(1), reading).await);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The PSP, spared where it is in trouble.
+fn guarded(config: &Config, dintero: Dintero<Http>, clock: &Clock) -> Client {
+    let settings = guard::Settings {
+        in_flight_max: config.psp.account_in_flight_max,
+        circuit: circuit::Settings {
+            failures: config.psp.circuit_failures,
+            open_for: config.psp.circuit_open_for,
+        },
+        attempt_timeout: config.psp.attempt_timeout,
+    };
+    let accounts = config.accounts.iter().map(|account| account.id.clone());
+    Guarded::new(dintero, accounts, settings, clock.clone())
 }
 
 /// Receives webhooks until `stop`, and has what they are about read back.
@@ -335,7 +351,7 @@ impl tower_http::catch_panic::ResponseForPanic for PanicAnswer {
 /// unready boundary once it has been ready: it still answers for what it knows.
 async fn watch_readiness<J: Journal>(
     journal: J,
-    psp: Client,
+    psp: Dintero<Http>,
     (health, metrics): (Health, Metrics),
     stop: CancellationToken,
 ) {

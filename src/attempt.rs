@@ -397,7 +397,7 @@ fn not_sent(entry: Entry, why: NotSent) -> Result<Attempted, Failure> {
 /// `forgotten`: the journal may have known the key once, and lost it.
 async fn look_before<P: Psp>(psp: &P, command: &Command, forgotten: bool) -> Result<Checked, Failure> {
     let refused = |decline: Box<Decline>| Failure::from(*decline);
-    let transaction = psp.read(&command.operation.transaction).await.map_err(Failure::from_read)?;
+    let transaction = psp.look(&command.operation.transaction).await.map_err(Failure::from_read)?;
     let tag = command.tag();
     let is_void = command.operation.kind() == Kind::Void;
     let nothing_to_void = is_void && transaction.sums().capturable == 0;

@@ -193,6 +193,12 @@ pub struct Psp {
     pub token_timeout: Duration,
     /// The attempts under way at the same time.
     pub in_flight_max: usize,
+    /// Those of one account, and as many reads for callers.
+    pub account_in_flight_max: usize,
+    /// So many failures among an account's last twenty requests, and none is begun for a while; zero for never.
+    pub circuit_failures: usize,
+    /// For how long, at first.
+    pub circuit_open_for: Duration,
     /// The longest answer that is read, in bytes.
     pub answer_bytes_max: usize,
     /// Certificates (PEM) that are trusted beside those of the system.

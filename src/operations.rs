@@ -238,7 +238,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
 
     /// Reads the PSP's transaction.
     pub async fn transaction(&self, id: &TransactionId) -> Result<Transaction, Failure> {
-        self.psp.read(id).await.map_err(Failure::from_read)
+        self.psp.look(id).await.map_err(Failure::from_read)
     }
 
     /// The caller's operation of that name.

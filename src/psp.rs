@@ -5,6 +5,7 @@
 pub mod dintero;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod guard;
 pub mod judge;
 pub mod rules;
 pub mod transaction;
@@ -42,6 +43,15 @@ pub trait Psp: Clone + Send + Sync + 'static {
         &self,
         transaction: &TransactionId,
     ) -> impl Future<Output = Result<Transaction, ReadError>> + Send;
+
+    /// Reads a transaction for somebody with nothing under way, who can do
+    /// without: where the PSP is in trouble, this is what it is spared first.
+    fn look(
+        &self,
+        transaction: &TransactionId,
+    ) -> impl Future<Output = Result<Transaction, ReadError>> + Send {
+        self.read(transaction)
+    }
 
     /// The ids of one page of transactions on which money moved. Never evidence
     /// of anything: it only says what is worth reading.
@@ -98,6 +108,12 @@ pub enum NotSent {
     /// The PSP refused our own credentials.
     #[error("the PSP refuses the credentials of this boundary: {0}")]
     CredentialsRejected(String),
+    /// Most requests of this kind failed lately: no more are begun for a while.
+    #[error("requests to the PSP fail, none is begun for {} s", retry_after.as_secs())]
+    CircuitOpen {
+        /// For how long.
+        retry_after: Duration,
+    },
     /// Too much is under way.
     #[error("too many operations are under way")]
     Overloaded,

@@ -334,6 +334,12 @@ fn not_sent(error: &NotSent) -> Told {
             format!("the PSP asks to wait {} s, nothing was sent", retry_after.as_secs()),
         )
         .retry((*retry_after).max(Duration::from_millis(500))),
+        NotSent::CircuitOpen { retry_after } => Told::new(
+            Code::Unavailable,
+            "PSP_CIRCUIT_OPEN",
+            "most requests to the PSP fail at present, nothing was sent",
+        )
+        .retry((*retry_after).max(Duration::from_millis(500))),
         NotSent::CredentialsRejected(_) => Told::new(
             Code::Internal,
             "PSP_CREDENTIALS_REJECTED",

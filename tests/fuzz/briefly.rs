@@ -1,12 +1,15 @@
 //! Each target for a moment: on its seeds, and on mutations of them that are
 //! the same at each run.
 
-use std::fs;
+use std::{fs, time::Instant};
 
-use super::TARGETS;
+use super::{TARGETS, Target};
 
 /// How many mutations each target gets.
-const MUTATIONS: u32 = 3_000;
+const MUTATIONS: u64 = 3_000;
+
+/// How many inputs mutations are made of.
+const SEEDS_MAX: usize = 4_000;
 
 /// The longest input.
 const BYTES_MAX: usize = 4096;
@@ -66,22 +69,56 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     text.split("\n----\n").map(|seed| seed.trim_end_matches('\n').as_bytes().to_vec()).collect()
 }
 
-#[test]
-fn every_target_bears_its_seeds_and_mutations_of_them() {
-    for (name, target) in TARGETS {
-        let mut seeds = seeds(name);
-        if name == "command" {
-            seeds = seeds.iter().map(|seed| bytes(seed)).collect();
-        }
-        assert!(seeds.len() > 1, "{name}");
-        let mut dice = Dice(7);
-        for seed in &seeds {
-            target(seed);
-        }
-        for _ in 0..MUTATIONS {
-            target(&mutated(&seeds, &mut dice));
+/// Tells what was being read where a target fails.
+struct Read<'a>(&'static str, &'a [u8]);
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{} fails on {:?}", self.0, String::from_utf8_lossy(self.1));
+            eprintln!("which is {:02x?}", self.1);
         }
     }
+}
+
+/// Runs a target on its seeds and on mutations; says on how many.
+fn try_out((name, target): Target, seconds: Option<u64>) -> u64 {
+    let mut seeds = seeds(name);
+    if name == "command" {
+        seeds = seeds.iter().map(|seed| bytes(seed)).collect();
+    }
+    assert!(seeds.len() > 1, "{name}");
+    for seed in &seeds {
+        let _read = Read(name, seed);
+        target(seed);
+    }
+    // The same ones at each short run, others at each long one.
+    let mut dice = Dice(seconds.map_or(7, |_| uuid::Uuid::new_v4().as_u64_pair().0));
+    let begun = Instant::now();
+    let mut count = 0;
+    while seconds.map_or(count < MUTATIONS, |seconds| begun.elapsed().as_secs() < seconds) {
+        let data = mutated(&seeds, &mut dice);
+        let _read = Read(name, &data);
+        target(&data);
+        count += 1;
+        // What is built upon what was built comes further.
+        if count % 64 == 0 && seeds.len() < SEEDS_MAX {
+            seeds.push(data.clone());
+        }
+    }
+    count
+}
+
+/// `PAYOPS_FUZZ_SECONDS` is how long each goes on, all of them at once.
+#[test]
+fn every_target_bears_its_seeds_and_mutations_of_them() {
+    let seconds = std::env::var("PAYOPS_FUZZ_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
+    std::thread::scope(|scope| {
+        let running = TARGETS.map(|target| (target.0, scope.spawn(move || try_out(target, seconds))));
+        for (name, running) in running {
+            println!("{name}: {} inputs", running.join().unwrap());
+        }
+    });
 }
 
 /// Messages of the wire are written as hexadecimal digits.

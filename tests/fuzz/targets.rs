@@ -2,7 +2,8 @@
 //! may panic, and what is accepted has to mean the same when it is read again.
 //!
 //! `cargo test fuzz` runs each on its seeds and on some thousands of mutations
-//! of them; `tests/fuzz/run` as long as it is told to, guided by coverage.
+//! of them, or for as many seconds as `PAYOPS_FUZZ_SECONDS` says;
+//! `tests/fuzz/run` as long as it is told to, guided by coverage.
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path, sync::Mutex};
 

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// The service's role and its password.
 pub const ROLE: &str = "payops";
-const PASSWORD: &str = "s3cret";
+pub const PASSWORD: &str = "s3cret-of-the-database-5a7f";
 
 /// A primary and, if wanted, its standby.
 pub struct Cluster {

@@ -15,6 +15,7 @@ mod support;
 
 mod abuse;
 mod bad_input;
+mod canary;
 mod chaos;
 mod client;
 mod config;
@@ -36,6 +37,7 @@ mod model;
 mod money;
 mod operations_cli;
 mod ordeal;
+mod overload;
 mod place;
 mod policy;
 mod process;

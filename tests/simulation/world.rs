@@ -16,6 +16,7 @@ use crate::journal::entry::{Entry, Schedule};
 use crate::operations::{Limits, Operations};
 use crate::payment::{Command, fresh};
 use crate::psp::dintero::Dintero;
+use crate::psp::guard::{self, Guarded, circuit};
 use crate::reconcile::{ReadBack, decide::Rules};
 
 use super::checker::Checker;
@@ -30,7 +31,7 @@ use super::stage::Stage;
 /// The wall clock at the beginning.
 const EPOCH: i64 = 1_700_000_000_000;
 
-pub(super) type Handle = Operations<Shelf, Stage<Dintero<Line>>>;
+pub(super) type Handle = Operations<Shelf, Guarded<Stage<Dintero<Line>>>>;
 
 /// A process that serves.
 #[derive(Clone)]
@@ -439,6 +440,13 @@ fn start(sim: &Sim, life: &Life) -> Boundary {
     let life_min = (token_life / 3).min(Duration::from_secs(20));
     let psp = Dintero::new(&CONFIG.psp, &CONFIG.accounts, life_min, &line, &clock);
     let psp = Stage { inner: psp, life: life.clone() };
+    let guard = guard::Settings {
+        in_flight_max: 8,
+        circuit: circuit::Settings { failures: 10, open_for: Duration::from_secs(5) },
+        attempt_timeout: CONFIG.psp.attempt_timeout,
+    };
+    let accounts = CONFIG.accounts.iter().map(|account| account.id.clone());
+    let psp = Guarded::new(psp, accounts, guard, clock.clone());
     let conclude = Conclude { journal: Shelf { life: life.clone() }, psp, clock, schedule };
     let rules = Rules {
         settle_max: SETTLE_MAX,
