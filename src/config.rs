@@ -12,6 +12,7 @@ pub mod followed;
 mod keys;
 mod mistakes;
 mod reader;
+mod setting;
 mod source;
 mod units;
 
@@ -31,6 +32,7 @@ use crate::config::reader::Reader;
 use crate::payment::id::AccountId;
 
 pub use crate::config::mistakes::{Mistake, Mistakes};
+pub use crate::config::setting::{Origin, Setting};
 pub use crate::config::source::Source;
 
 /// A complete configuration with comments; what is commented out is the default.
@@ -324,32 +326,6 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-/// One key as it was read: a row of `payops config check`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// The dotted path, `server.listen`.
-    pub key: String,
-    /// The value as the file would write it; of a secret only where it comes from.
-    pub value: String,
-    /// What holds when the key is left out; none where it must be given or may be absent.
-    pub default: Option<String>,
-    /// Who said so.
-    pub origin: Origin,
-}
-
-/// Who gave a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody.
-    Default,
-    /// The configuration file.
-    File,
-    /// The variable of this name.
-    Environment(String),
-    /// [`Config::sandbox`].
-    Sandbox,
 }
 
 impl Config {

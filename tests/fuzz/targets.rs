@@ -28,6 +28,7 @@ use crate::payment::{
     card::is_card_number_in,
     id::{AccountId, CallerName, Currency, IdempotencyKey, OperationId, Reference, Tag, TransactionId},
     item::Decimal,
+    permit::Permit,
 };
 use crate::psp::dintero::wire;
 use crate::psp::{judge, rules};
@@ -174,7 +175,13 @@ pub fn psp(data: &[u8]) {
         let guards = Guards { currency: "NOK".parse().ok(), expected_remaining: Some(100) };
         drop(rules::check_guards(&operation, &guards, &transaction));
         drop(rules::check(&operation, &transaction));
-        let command = Command { caller: caller().name, key: "key-1".parse().unwrap(), operation, guards };
+        let command = Command {
+            caller: caller().name,
+            key: "key-1".parse().unwrap(),
+            operation,
+            guards,
+            permit: Permit::default(),
+        };
         let tag = command.tag();
         let verdict = judge::judge(&judge::Sought::of(&command, &tag), &transaction);
         if let judge::Verdict::Proven(proof) = verdict

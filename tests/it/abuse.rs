@@ -123,7 +123,7 @@ async fn withstand(place: &Place, child: &Child, name: &str, anew: bool, attack:
          {answered} calls of another caller answered, the slowest in {slowest:.0?}; memory {before} KiB, {peak} at most"
     );
     assert_eq!(failures, Vec::<String>::new(), "{name}");
-    assert!(answered >= 5, "{name}: {answered} calls were answered");
+    assert!(answered >= 2, "{name}: {answered} calls were answered");
     assert!(slowest < CALL_MAX, "{name}: a call took {slowest:?}");
     assert!(peak.saturating_sub(before) < GROWTH_MAX_KIB, "{name}: from {before} to {peak} KiB");
 }

@@ -10,14 +10,14 @@ use std::{fs, path::Path};
 use axum::{Router, body::Bytes, extract::State, http::Request, response::IntoResponse, routing::any};
 use payops::config::{Account, Config, Postgres, Source};
 use payops::grpc::pb::{self, payment_operations_service_client::PaymentOperationsServiceClient};
-use payops::sandbox::{PspAccount, Settings};
+use payops::sandbox::{Account as PspAccount, Settings};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::place::Place;
 use crate::sandbox::webhooks::sign;
 use crate::sandbox::world::World;
-use crate::support::{Caller, Refused, eventually, free_address, line};
+use crate::support::{ALLOW_ALL, Caller, Refused, eventually, free_address, line};
 use crate::{database, place};
 
 const CLIENT_ID: &str = "canary-client-id-6b1f";
@@ -122,7 +122,7 @@ async fn place_with(database: Option<&Postgres>) -> (Place, std::net::SocketAddr
     place.write("client_secret", CLIENT_SECRET);
     let hash = payops::callers::token_hash(TOKEN);
     let issuer = "[[issuer]]\nname = \"other\"\nurl = \"https://issuer.example\"\naudiences = [\"payops\"]\n";
-    let caller = format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n");
+    let caller = format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n{ALLOW_ALL}");
     place.write("callers.toml", &format!("{issuer}{caller}"));
     place.write("webhook_secret", WEBHOOK);
     let webhook = free_address();
@@ -147,8 +147,7 @@ async fn everything(place: &Place, webhook: std::net::SocketAddr) -> String {
     let mut errors = String::new();
     let mut refused = |refused: Box<Refused>| errors.push_str(&told(&refused));
     let card = place.world.card().await;
-    let mut item = line("1", 100);
-    item.description = DESCRIPTION.to_owned();
+    let item = pb::Item { description: DESCRIPTION.to_owned(), ..line("1", 100) };
     let metadata = [("note".to_owned(), NOTE.to_owned())].into();
     let capture = pb::CaptureRequest { items: vec![item], metadata, ..crate::support::capture(&card, 100) };
     orders.capture_with("captured", capture.clone()).await.unwrap();

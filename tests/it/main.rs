@@ -49,6 +49,7 @@ mod runbook;
 mod sandbox;
 mod serving;
 mod sweep;
+mod threats;
 mod tidy;
 mod tls;
 mod webhook;

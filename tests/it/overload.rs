@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use payops::config::{Account, Source};
 use payops::grpc::pb::OperationState::Succeeded;
-use payops::sandbox::{PspAccount, Settings};
+use payops::sandbox::{Account as PspAccount, Settings};
 use serde_json::json;
 use tonic::Code;
 

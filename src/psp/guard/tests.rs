@@ -127,6 +127,7 @@ fn command(transaction: &str) -> Command {
         key: "key-1".parse().unwrap(),
         operation: Operation { transaction: transaction.parse().unwrap(), action: Action::Void },
         guards: Guards::default(),
+        permit: crate::payment::permit::Permit::default(),
     }
 }
 
