@@ -21,7 +21,7 @@
 //!   copy that was restored together with its timeline, such as
 //!   a snapshot of the disk, only the generation tells.
 //! - The sum of a day is a row, changed in the transaction that writes the
-//!   entry that counts: see [`counted`].
+//!   entry that counts.
 //! - A key is never freed: forgetting an entry leaves its row, without content,
 //!   so that no insert can pass between the two. The row of a key that tells its
 //!   age goes when every insert refuses the key by that.
