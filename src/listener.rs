@@ -237,7 +237,8 @@ where
             let until = match place.idle_since() {
                 Some((since, _)) if leaving => since.max(now) + LEAVES_WITHIN,
                 Some((since, true)) => since + idle_max,
-                Some((since, false)) => since + first_call_timeout,
+                // The first call may come and go meanwhile.
+                Some((since, false)) => (since + first_call_timeout).min(now + idle_max),
                 None => now + if leaving { LEAVES_WITHIN } else { idle_max },
             };
             tokio::time::sleep_until(until).await;

@@ -9,7 +9,7 @@ use payops::journal::postgres::{Postgres, Settings, migrate};
 use payops::journal::{Error, Journal as _, Terms, Written};
 
 use super::{DAY, PATIENCE, after, conformance, proven, started};
-use crate::database::{Cluster, name, shared};
+use crate::database::{Cluster, PASSWORD, name, shared};
 use crate::support::eventually;
 
 const PAGE: &str = include_str!("../../../docs/journal-postgres.md");
@@ -123,7 +123,7 @@ async fn the_services_role_needs_to_make_no_tables() {
     let primary = &shared().primary;
     primary.sql(
         "postgres",
-        &format!("CREATE ROLE {service} LOGIN PASSWORD 's3cret'; GRANT pg_read_all_stats TO {service}"),
+        &format!("CREATE ROLE {service} LOGIN PASSWORD '{PASSWORD}'; GRANT pg_read_all_stats TO {service}"),
     );
     database.url = database.url.replace("payops@", &format!("{service}@"));
     database.migrate = false;
@@ -367,7 +367,7 @@ async fn only_a_new_installation_finds_no_journal_and_no_loss() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_is_never_shown() {
     let settings = settings(shared().database());
-    assert!(!format!("{settings:?}").contains("s3cret"));
+    assert!(!format!("{settings:?}").contains(PASSWORD));
     let mut wrong = settings.clone();
     wrong.postgres.password = Some(payops::config::Source::Value(secrecy::SecretString::from("hunter2")));
     let why = refused(&wrong).await;
