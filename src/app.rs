@@ -226,8 +226,10 @@ async fn serve_from<J: Journal>(
 
 /// The PSP, spared where it is in trouble.
 fn guarded(config: &Config, dintero: Dintero<Http>, clock: &Clock) -> Client {
+    // Alone, an account has nobody to leave room for.
+    let most = if config.accounts.len() > 1 { config.psp.account_in_flight_max } else { usize::MAX };
     let settings = guard::Settings {
-        in_flight_max: config.psp.account_in_flight_max,
+        in_flight_max: most.min(config.psp.in_flight_max),
         circuit: circuit::Settings {
             failures: config.psp.circuit_failures,
             open_for: config.psp.circuit_open_for,

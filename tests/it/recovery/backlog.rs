@@ -32,6 +32,8 @@ impl Backlog {
             });
         place.write("callers.toml", &callers.concat());
         place.set("log", "level = \"warn\"\n");
+        // No answer is no reason not to send the next one here.
+        place.set("psp", "circuit_failures = 0\n");
         let config = std::fs::read_to_string(place.path("payops.toml")).unwrap();
         place.set("read_back", "schedule = [\"10ms\"]\nthen_every = \"100ms\"\nin_flight_max = 1\n");
         let lost = json!({"operation": "capture", "fault": "answer_lost_after_applying", "probability": 1});
