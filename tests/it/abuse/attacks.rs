@@ -28,7 +28,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    fn and(self, other: Self) -> Self {
+    pub fn and(self, other: Self) -> Self {
         Self {
             frames: self.frames + other.frames,
             connections: self.connections + other.connections,
