@@ -22,6 +22,6 @@ pub enum Origin {
     File,
     /// The variable of this name.
     Environment(String),
-    /// [`Config::sandbox`].
+    /// [`Config::sandbox`](crate::config::Config::sandbox).
     Sandbox,
 }
