@@ -131,7 +131,7 @@ impl Bench {
         }
         let callers: Vec<_> =
             places.iter().flat_map(|place| (0..self.in_flight).map(|_| place.orders())).collect();
-        let transactions = callers.iter().map(|_| self.transaction());
+        let transactions = callers.iter().map(|_| transaction(&self.world));
         let transactions: Vec<_> = join_all(transactions).await;
         let done = Arc::new(AtomicU64::new(0));
         let mut calls = JoinSet::new();
@@ -150,10 +150,6 @@ impl Bench {
             wal_bytes: after.wal_bytes - before.wal_bytes,
         };
         (operations as f64 / took.as_secs_f64(), operations, counted)
-    }
-
-    async fn transaction(&self) -> String {
-        transaction(&self.world).await
     }
 
     /// Rows a second that so many writers put into the journal, of which each has so many to put at once; and how long

@@ -105,11 +105,12 @@ async fn admitted(
     let certificate = peer.and_then(|peer| peer.certificate.as_deref());
     let Named { name, issuer } =
         authenticated(callers, &head.headers, certificate).await.map_err(Refused::Unknown)?;
+    let rpc = Rpc::of_path(head.uri.path());
     let rights = match may {
         Permission::Rule => {
             let rights = callers.rights(&name, issuer.as_deref());
             // Of an RPC that there is not the service itself tells.
-            if let Some(rpc) = Rpc::of_path(head.uri.path()) {
+            if let Some(rpc) = rpc {
                 rights.may_call(rpc).map_err(|denied| Refused::Denied(rpc, denied))?;
             }
             Some(rights)
@@ -122,9 +123,7 @@ async fn admitted(
     let pace = rights.as_ref().map_or_else(Pace::default, |rights| rights.pace);
     let place = paces.enter(&name, &pace).map(|place| place.map(Arc::new));
     match place {
-        Err(throttled) if !Rpc::of_path(head.uri.path()).is_some_and(Rpc::moves_money) => {
-            Err(Refused::Throttled(throttled))
-        }
+        Err(throttled) if !rpc.is_some_and(Rpc::moves_money) => Err(Refused::Throttled(throttled)),
         place => Ok(Admitted { caller: Caller { name }, rights, place }),
     }
 }

@@ -195,31 +195,23 @@ where
         let mut leaving = false;
         let mut old = std::pin::pin!(tokio::time::sleep(self.bounds.age_max));
         loop {
-            tokio::select! {
+            let may_finish = tokio::select! {
                 ended = connection.as_mut() => return ended,
-                () = place.wanted() => {}
+                () = place.wanted() => false,
+                // One that made calls before may be about to make another one:
+                // it is told first, and asked whether it has heard.
                 () = self.idle_too_long(&place, leaving) => {
-                    // One that made calls before may be about to make another
-                    // one: it is told first, and asked whether it has heard.
-                    if !leaving && place.idle_since().is_none_or(|(_, any)| any) {
-                        leaving = true;
-                        connection.as_mut().graceful_shutdown();
-                        continue;
-                    }
+                    !leaving && place.idle_since().is_none_or(|(_, any)| any)
                 }
-                () = self.stop.cancelled(), if !leaving => {
-                    leaving = true;
-                    connection.as_mut().graceful_shutdown();
-                    continue;
-                }
-                () = old.as_mut(), if !leaving => {
-                    leaving = true;
-                    connection.as_mut().graceful_shutdown();
-                    continue;
-                }
+                () = self.stop.cancelled(), if !leaving => true,
+                () = old.as_mut(), if !leaving => true,
+            };
+            connection.as_mut().graceful_shutdown();
+            if may_finish {
+                leaving = true;
+                continue;
             }
             // Told, as far as that can be done at once; and not waited for.
-            connection.as_mut().graceful_shutdown();
             poll_fn(|context| {
                 drop(connection.as_mut().poll(context));
                 Poll::Ready(())
@@ -235,11 +227,11 @@ where
         loop {
             let now = Instant::now();
             let until = match place.idle_since() {
-                Some((since, _)) if leaving => since.max(now) + LEAVES_WITHIN,
+                _ if leaving => now + LEAVES_WITHIN,
                 Some((since, true)) => since + idle_max,
                 // The first call may come and go meanwhile.
                 Some((since, false)) => (since + first_call_timeout).min(now + idle_max),
-                None => now + if leaving { LEAVES_WITHIN } else { idle_max },
+                None => now + idle_max,
             };
             tokio::time::sleep_until(until).await;
             let is_over = |(since, any): (Instant, bool)| {

@@ -46,8 +46,6 @@ use crate::reconcile::{ReadBack, Resend};
 pub struct Operations<J, P> {
     money: BoxCloneSyncService<Command, Answered, Failure>,
     read_back: ReadBack<J, P>,
-    journal: J,
-    psp: P,
     conclude: Conclude<J, P>,
     stopping: CancellationToken,
 }
@@ -127,14 +125,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
             .load_shed()
             .concurrency_limit(limits.in_flight_max)
             .service(limits.attempts(&conclude));
-        Self {
-            money: BoxCloneSyncService::new(money),
-            read_back,
-            journal: conclude.journal.clone(),
-            psp: conclude.psp.clone(),
-            conclude,
-            stopping,
-        }
+        Self { money: BoxCloneSyncService::new(money), read_back, conclude, stopping }
     }
 
     /// Carries out the command, or finds out what became of it.
@@ -181,7 +172,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     /// Carries the command out here; where another process sends it, waits for
     /// what comes of that, and looks only when that process is taken for dead.
     async fn run_or_join(&self, command: Command) -> Result<Answered, Failure> {
-        let loss = self.journal.loss();
+        let loss = self.conclude.journal.loss();
         loop {
             let sending = match self.money.clone().oneshot(command.clone()).await {
                 Err(Failure::InProgress(Some(entry))) if !self.read_back.may_look(&entry) => entry,
@@ -191,7 +182,8 @@ impl<J: Journal, P: Psp> Operations<J, P> {
             match self.stopping.run_until_cancelled(heard).await.flatten() {
                 // An older record that came back knows nothing of what was sent since.
                 Some(entry)
-                    if matches!(entry.state, State::Released { .. }) && self.journal.loss() != loss =>
+                    if matches!(entry.state, State::Released { .. })
+                        && self.conclude.journal.loss() != loss =>
                 {
                     return Err(Failure::InProgress(Some(sending)));
                 }
@@ -207,7 +199,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
 
     /// What the command came to, if that is final and known without asking much.
     pub async fn recall(&self, command: &Command) -> Option<Answered> {
-        let known = self.journal.recall(&command.caller, &command.key).await.ok()??;
+        let known = self.conclude.journal.recall(&command.caller, &command.key).await.ok()??;
         let is_it = known.fingerprint == command.operation.fingerprint() && known.state.is_final();
         is_it.then_some(Answered { entry: known, replayed: true })
     }
@@ -216,7 +208,8 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     /// already, what came of it is the answer: a check of what would happen now
     /// would call a new key safe that is not.
     pub async fn validate(&self, command: &Command) -> Result<Option<Answered>, Failure> {
-        let found = self.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
+        let found =
+            self.conclude.journal.find(&command.caller, &command.key).await.map_err(Failure::Journal)?;
         let released = match found {
             None => None,
             Some(entry) if entry.fingerprint != command.operation.fingerprint() => {
@@ -229,7 +222,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
             return Err(Failure::Denied(denied.clone(), released));
         }
         let transaction = &command.operation.transaction;
-        if let Some(open) = self.journal.open_on(transaction).await.map_err(Failure::Journal)? {
+        if let Some(open) = self.conclude.journal.open_on(transaction).await.map_err(Failure::Journal)? {
             return Err(Failure::Busy(Box::new(open)));
         }
         attempt::validate(&self.conclude, command).await.map_err(|failure| failure.of(released))?;
@@ -238,7 +231,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
 
     /// Reads the PSP's transaction.
     pub async fn transaction(&self, id: &TransactionId) -> Result<Transaction, Failure> {
-        self.psp.look(id).await.map_err(Failure::from_read)
+        self.conclude.psp.look(id).await.map_err(Failure::from_read)
     }
 
     /// The caller's operation of that name.
@@ -254,7 +247,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
         name: &Name,
     ) -> Result<impl Stream<Item = Result<Entry, Failure>> + Send + use<J, P>, Failure> {
         let found = self.operation(caller, name).await?;
-        let changes = follow(self.journal.clone(), found.id, self.stopping.clone(), |entry| {
+        let changes = follow(self.conclude.journal.clone(), found.id, self.stopping.clone(), |entry| {
             (entry.state.as_str(), entry.attempt)
         });
         Ok(changes.map(|entry| entry.map_err(Failure::Journal)?.ok_or(Failure::UnknownOperation)))
@@ -262,15 +255,15 @@ impl<J: Journal, P: Psp> Operations<J, P> {
 
     /// Whether this boundary serves the transaction's account.
     pub fn serves(&self, transaction: &TransactionId) -> bool {
-        self.psp.serves(transaction)
+        self.conclude.psp.serves(transaction)
     }
 
     /// Waits until the operation is no longer merely accepted. None where the
     /// journal does not say: it is out of reach, or was lost meanwhile.
     async fn finished(&self, id: OperationId) -> Option<Entry> {
-        let mut changes = self.journal.changes(id);
+        let mut changes = self.conclude.journal.changes(id);
         loop {
-            let entry = self.journal.get(id).await.ok()??;
+            let entry = self.conclude.journal.get(id).await.ok()??;
             match entry.state {
                 State::Accepted => {}
                 // What was accepted cannot be: it is an older one that came back.
@@ -285,8 +278,8 @@ impl<J: Journal, P: Psp> Operations<J, P> {
 
     async fn find(&self, caller: &CallerName, name: &Name) -> Result<Option<Entry>, Failure> {
         let found = match name {
-            Name::Id(id) => self.journal.get(*id).await,
-            Name::Key(key) => self.journal.find(caller, key).await,
+            Name::Id(id) => self.conclude.journal.get(*id).await,
+            Name::Key(key) => self.conclude.journal.find(caller, key).await,
         };
         // Another caller's operation does not exist for this one.
         Ok(found.map_err(Failure::Journal)?.filter(|entry| entry.caller == *caller))

@@ -161,6 +161,8 @@ impl std::fmt::Display for Kind {
 impl Amount {
     /// The smallest amount there is.
     pub const LEAST: Self = Self(1);
+    /// The largest.
+    pub const MAX: Self = Self(i32::MAX);
 
     /// `minor` if it can be moved at all.
     pub fn new(minor: i64) -> Option<Self> {

@@ -39,11 +39,8 @@ pub async fn run<J: Journal>(journal: J, retention: Duration, stop: Cancellation
                     break;
                 }
             }
-            if stop
-                .run_until_cancelled(tokio::time::sleep(began.elapsed().clamp(PAUSE.0, PAUSE.1)))
-                .await
-                .is_none()
-            {
+            let pause = tokio::time::sleep(began.elapsed().clamp(PAUSE.0, PAUSE.1));
+            if stop.run_until_cancelled(pause).await.is_none() {
                 return;
             }
         }

@@ -4,10 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::journal::entry::{
-    Entry,
-    spent::{Spent, Tally},
-};
+use crate::journal::entry::{Entry, Tally};
 
 /// So many days are kept beside the latest: clocks and entries may be a little
 /// apart.
@@ -24,12 +21,8 @@ impl Tallies {
     /// From the entries that count towards a day from `since` on.
     pub(super) fn of(entries: impl IntoIterator<Item = Entry>, since: i64) -> Self {
         let mut tallies = Self::default();
-        for entry in entries {
-            if let (Some(tally), Some(Spent { day, amount, .. })) = (entry.tally(), &entry.spent)
-                && *day >= since
-            {
-                tallies.add(tally, *amount);
-            }
+        for (tally, amount) in entries.into_iter().filter_map(|entry| entry.counts_since(since)) {
+            tallies.add(tally, amount);
         }
         tallies
     }

@@ -89,15 +89,16 @@ impl Permit {
 
     /// Whether the currency decides, so that the transaction is read before
     /// anything is sent.
+    #[cfg(test)]
     pub fn needs_currency(&self) -> bool {
         !self.by_currency.is_empty()
     }
 
     /// Why the command may not begin, in whatever currency its transaction is.
     pub fn denied(&self) -> Option<&Denied> {
-        let mut rulings = self.by_currency.values().chain([&self.otherwise]);
-        let closest = self.by_currency.values().chain([&self.otherwise]).filter_map(|no| no.as_ref().err());
-        if rulings.all(Result::is_err) { closest.max_by_key(|denied| denied.stage()) } else { None }
+        let rulings = self.by_currency.values().chain([&self.otherwise]);
+        let denied: Vec<&Denied> = rulings.map(|ruling| ruling.as_ref().err()).collect::<Option<_>>()?;
+        denied.into_iter().max_by_key(|denied| denied.stage())
     }
 
     /// What it says for a transaction in this currency.

@@ -5,18 +5,18 @@ use std::{path::Path, time::Duration};
 
 use futures::future::join_all;
 use payops::clock::{Clock, Timestamp};
-use payops::config::{Account, Config, Source};
+use payops::config::{Config, Source};
 use payops::grpc::pb::OperationState::{InDoubt, Succeeded};
 use payops::payment::id::{Tag, TransactionId};
 use payops::psp::dintero::{Dintero, transport::Http};
 use payops::psp::{NotSent, Psp as _, ReadError};
-use payops::sandbox::{Account as PspAccount, Settings};
+use payops::sandbox::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::sandbox::world::World;
-use crate::support::{SERVICE, TestApp, eventually};
+use crate::support::{SECOND_ACCOUNT, SERVICE, TestApp, eventually};
 
 const AMOUNT: i64 = 29_990;
 
@@ -371,23 +371,10 @@ async fn nothing_repeats_a_request_whatever_becomes_of_it() {
 
 #[tokio::test]
 async fn each_account_is_served_with_credentials_of_its_own() {
-    let second = PspAccount {
-        id: "T87654321".to_owned(),
-        client_id: "other-client".to_owned(),
-        client_secret: "other-secret".to_owned(),
-    };
-    let settings = Settings { accounts: vec![PspAccount::default(), second.clone()], ..Settings::default() };
-    let app = TestApp::start_in(World::start_with(settings).await, |config| {
-        config.accounts.push(Account {
-            id: second.id.parse().unwrap(),
-            client_id: Source::Value(second.client_id.clone().into()),
-            client_secret: Source::Value(second.client_secret.clone().into()),
-        });
-    })
-    .await;
+    let app = TestApp::start_with_two_accounts(|_| {}).await;
     let orders = app.orders().await;
     let ours = app.world.card().await;
-    let theirs = app.world.make(json!({"account": "T87654321", "amount": AMOUNT})).await;
+    let theirs = app.world.make(json!({"account": SECOND_ACCOUNT, "amount": AMOUNT})).await;
     assert!(theirs.starts_with("T87654321."), "{theirs}");
     for card in [&ours, &theirs] {
         assert_eq!(orders.capture(card, card, 100).await.unwrap().operation.state(), Succeeded);

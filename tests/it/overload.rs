@@ -3,14 +3,11 @@
 
 use std::time::Duration;
 
-use payops::config::{Account, Source};
 use payops::grpc::pb::OperationState::Succeeded;
-use payops::sandbox::{Account as PspAccount, Settings};
 use serde_json::json;
 use tonic::Code;
 
-use crate::sandbox::world::World;
-use crate::support::{Caller, TestApp, eventually};
+use crate::support::{Caller, SECOND_ACCOUNT, TestApp, eventually};
 
 const AMOUNT: i64 = 29_990;
 
@@ -76,20 +73,9 @@ async fn a_validation_is_turned_away_like_what_it_validates() {
 /// One account's requests hang: the other's do not wait for them.
 #[tokio::test]
 async fn an_account_that_hangs_leaves_room_for_the_others() {
-    let second = PspAccount {
-        id: "T87654321".to_owned(),
-        client_id: "other-client".to_owned(),
-        client_secret: "other-secret".to_owned(),
-    };
-    let settings = Settings { accounts: vec![PspAccount::default(), second.clone()], ..Settings::default() };
-    let app = TestApp::start_in(World::start_with(settings).await, |config| {
+    let app = TestApp::start_with_two_accounts(|config| {
         config.psp.in_flight_max = 3;
         config.psp.account_in_flight_max = 2;
-        config.accounts.push(Account {
-            id: second.id.parse().unwrap(),
-            client_id: Source::Value(second.client_id.clone().into()),
-            client_secret: Source::Value(second.client_secret.clone().into()),
-        });
     })
     .await;
     let orders = app.orders().await;
@@ -105,7 +91,7 @@ async fn an_account_that_hangs_leaves_room_for_the_others() {
     let ours = app.world.card().await;
     let shed = orders.capture("c", &ours, 1).await.unwrap_err();
     assert_eq!((shed.code, shed.reason()), (Code::ResourceExhausted, "OVERLOADED"));
-    let theirs = app.world.make(json!({"account": "T87654321", "amount": AMOUNT})).await;
+    let theirs = app.world.make(json!({"account": SECOND_ACCOUNT, "amount": AMOUNT})).await;
     assert_eq!(orders.capture("d", &theirs, 1).await.unwrap().operation.state(), Succeeded);
     for call in hanging {
         call.await.unwrap().unwrap();

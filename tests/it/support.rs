@@ -5,8 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use payops::{
     app,
-    config::Config,
+    config::{Account, Config, Source},
     grpc::pb::{self, payment_operations_service_client::PaymentOperationsServiceClient},
+    sandbox,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
 pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
+
+/// What the sandbox may have beside its own account.
+pub const SECOND_ACCOUNT: &str = "T87654321";
 
 /// A line of a callers file that lets a caller do everything.
 pub const ALLOW_ALL: &str = "allow = [{ rpcs = [\"*\"], accounts = [\"*\"] }]\n";
@@ -75,6 +79,27 @@ impl TestApp {
         let mut app = Self::make(world, adjust);
         app.serve().await;
         app
+    }
+
+    /// In front of a sandbox with another account, which is served, too.
+    pub async fn start_with_two_accounts(adjust: impl FnOnce(&mut Config)) -> Self {
+        let second = sandbox::Account {
+            id: SECOND_ACCOUNT.to_owned(),
+            client_id: "other-client".to_owned(),
+            client_secret: "other-secret".to_owned(),
+        };
+        let account = Account {
+            id: second.id.parse().unwrap(),
+            client_id: Source::Value(second.client_id.clone().into()),
+            client_secret: Source::Value(second.client_secret.clone().into()),
+        };
+        let accounts = vec![sandbox::Account::default(), second];
+        let settings = sandbox::Settings { accounts, ..sandbox::Settings::default() };
+        Self::start_in(World::start_with(settings).await, |config| {
+            config.accounts.push(account);
+            adjust(config);
+        })
+        .await
     }
 
     /// Does not wait for a readiness that may never come.

@@ -14,11 +14,12 @@ use toml::{
 use super::{is_name, pace::pace, unknown};
 use crate::callers::Callers;
 use crate::config::Mistakes;
-use crate::payment::id::{AccountId, Currency};
+use crate::payment::{
+    Amount,
+    id::{AccountId, Currency},
+};
 use crate::policy::{Bounds, Rights, Rpc, Rule};
 
-/// The most that one operation can have at all.
-const AMOUNT_MAX: i64 = 2_147_483_647;
 /// Of whatever there is.
 const ALL: &str = "*";
 
@@ -160,7 +161,7 @@ fn currencies(rule: &mut Table, at: &str, mistakes: &mut Mistakes) -> Option<BTr
         codes.unwrap_or_default()
     });
     let mut by_currency = |value, key: &str| {
-        let most = if key == "amount_max" { AMOUNT_MAX } else { i64::MAX };
+        let most = if key == "amount_max" { Amount::MAX.minor() } else { i64::MAX };
         amounts(value, (&format!("{at}.{key}"), most), listed.as_ref(), mistakes)
     };
     let amounts_max = by_currency(rule.remove("amount_max"), "amount_max");

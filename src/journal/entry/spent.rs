@@ -107,6 +107,13 @@ impl Entry {
         })
     }
 
+    /// The sum that it is part of, and what it counts there; none where that is
+    /// of a day before `since`.
+    pub fn counts_since(&self, since: i64) -> Option<(Tally, i64)> {
+        let amount = self.spent.as_ref()?.amount;
+        self.tally().filter(|tally| tally.day >= since && amount > 0).map(|tally| (tally, amount))
+    }
+
     /// Whether the attempt that it begins would take the day's sum, which is
     /// `spent` now, beyond what it may be. A fact is counted whatever the sum is.
     pub fn is_beyond(&self, spent: i64) -> bool {

@@ -148,7 +148,7 @@ impl Counted<'_> {
         let (begun, locked) = tokio::join!(biased; client.batch_execute(BEGIN), lock(client, sums.keys()));
         begun?;
         sums.values_mut().zip(locked?).for_each(|(sum, locked)| *sum = locked);
-        let before = sums.clone();
+        let mut added: BTreeMap<Tally, i64> = BTreeMap::new();
         let mut fates = Fates::default();
         let mut waiting: Vec<usize> = (0..self.entries.len()).collect();
         loop {
@@ -156,6 +156,7 @@ impl Counted<'_> {
             let wrote = if fit.is_empty() { HashSet::new() } else { self.put(client, &fit).await? };
             for nth in &wrote {
                 if let Some((tally, more)) = self.entries.get(*nth).and_then(|entry| entry.counted()) {
+                    *added.entry(tally.clone()).or_default() += more;
                     *sums.entry(tally).or_default() += more;
                 }
             }
@@ -176,12 +177,8 @@ impl Counted<'_> {
             client.batch_execute("ROLLBACK").await?;
             return Ok(fates);
         }
-        let more = sums.into_iter().map(|(tally, sum)| {
-            let more = sum - before.get(&tally).copied().unwrap_or_default();
-            (tally, more)
-        });
-        let more: BTreeMap<Tally, i64> = more.filter(|(_, more)| *more != 0).collect();
-        add(client, &more).await?;
+        added.retain(|_, more| *more != 0);
+        add(client, &added).await?;
         client.batch_execute("COMMIT").await?;
         Ok(fates)
     }
@@ -203,18 +200,15 @@ impl Counted<'_> {
 
     /// Which of those were written.
     async fn put(&self, client: &Client, some: &[usize]) -> Result<HashSet<usize>, Broke> {
-        let entries = some.iter().filter_map(|nth| self.entries.get(*nth)).copied();
-        let columns = Columns::of(entries).map_err(Broke::Ours)?;
-        if self.changes {
+        let entries: Vec<&Entry> = some.iter().filter_map(|nth| self.entries.get(*nth)).copied().collect();
+        let columns = Columns::of(entries.iter().copied()).map_err(Broke::Ours)?;
+        let places: HashSet<usize> = if self.changes {
             let rows = client.query_typed(rows::UPDATE, &columns.changes(&self.epoch)).await?;
-            let places =
-                rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok());
-            return Ok(places.filter_map(|place| some.get(place).copied()).collect());
-        }
-        let rows = client.query_typed(rows::INSERT, &columns.inserted(&self.epoch)).await?;
-        let ids: HashSet<uuid::Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-        let is_there =
-            |nth: &&usize| self.entries.get(**nth).is_some_and(|entry| ids.contains(&rows::uuid(entry.id)));
-        Ok(some.iter().filter(is_there).copied().collect())
+            rows::places(&rows).collect()
+        } else {
+            let rows = client.query_typed(rows::INSERT, &columns.inserted(&self.epoch)).await?;
+            rows::inserted(&rows, &entries)
+        };
+        Ok(places.into_iter().filter_map(|place| some.get(place).copied()).collect())
     }
 }

@@ -31,7 +31,6 @@ impl Writer {
         most: usize,
         until: Instant,
     ) -> Result<usize, Error> {
-        self.forget_days(until).await;
         self.take_away(rows::FORGET, before, most, until).await
     }
 
@@ -43,6 +42,7 @@ impl Writer {
         most: usize,
         until: Instant,
     ) -> Result<usize, Error> {
+        self.forget_days(until).await;
         let now = self.inner.clock.now();
         let gone = self.take_away(rows::PURGE, now - PURGED_AFTER, most, until).await?;
         let (enough, epoch) = (before - REFUSED_IN_STEPS, self.inner.epoch());

@@ -130,8 +130,7 @@ async fn fill(connected: &Connected, mut reader: Reader, epoch: i64) -> Result<B
         let is_end = matches!(line, Line::End(_));
         match line {
             Line::Entry(entry) => {
-                let amount = entry.spent.as_ref().map_or(0, |spent| spent.amount);
-                if let Some(tally) = entry.tally().filter(|tally| tally.day >= since && amount > 0) {
+                if let Some((tally, amount)) = entry.counts_since(since) {
                     *tallies.entry(tally).or_insert(0) += amount;
                 }
                 entries.push(*entry);

@@ -1,5 +1,7 @@
 //! Each statement over entries, once. Writes take many entries at a time.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{
     Client, Row,
     types::{ToSql, Type},
@@ -283,6 +285,18 @@ pub(super) async fn overwrite(client: &Client, entry: &Entry) -> Result<(), Erro
 /// The entry of a row whose record and checksum stand at `index`.
 pub(super) fn entry(row: &Row, index: usize) -> Result<Entry, Error> {
     record::decode(get(row, index)?, get(row, index + 1)?)
+}
+
+/// The places that [`UPDATE`] tells, which counts from 1.
+pub(super) fn places(rows: &[Row]) -> impl Iterator<Item = usize> {
+    rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok())
+}
+
+/// The places of those entries whose ids [`INSERT`] tells.
+pub(super) fn inserted(rows: &[Row], entries: &[&Entry]) -> HashSet<usize> {
+    let ids: HashSet<Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    let places = entries.iter().enumerate().filter(|(_, entry)| ids.contains(&uuid(entry.id)));
+    places.map(|(place, _)| place).collect()
 }
 
 pub(super) fn uuid(id: OperationId) -> Uuid {

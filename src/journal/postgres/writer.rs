@@ -176,10 +176,7 @@ impl Writer {
         }
         let columns = Columns::of(entries.iter().copied()).map_err(Failed::Error)?;
         let ran = self.line.statement(rows::INSERT, &columns.inserted(&epoch), until).await?;
-        let ids: HashSet<Uuid> = ran.done.iter().filter_map(|row| row.try_get(0).ok()).collect();
-        let places = entries.iter().enumerate();
-        let written = places.filter(|(_, entry)| ids.contains(&rows::uuid(entry.id))).map(|(nth, _)| nth);
-        Ok(Fates { written: written.collect(), ..Fates::default() })
+        Ok(Fates { written: rows::inserted(&ran.done, &entries), ..Fates::default() })
     }
 
     /// What stood in the way of inserts: somebody else's entry or, where there
@@ -291,7 +288,7 @@ impl Writer {
             (ran.done, ran.repeated)
         } else {
             let ran = self.line.statement(rows::UPDATE, &columns.changes(&epoch), until).await?;
-            (Fates { written: places(&ran.done).collect(), ..Fates::default() }, ran.repeated)
+            (Fates { written: rows::places(&ran.done).collect(), ..Fates::default() }, ran.repeated)
         };
         let Fates { written, beyond } = fates;
         let mut stored = HashSet::new();
@@ -302,7 +299,7 @@ impl Writer {
             let parameters: &[Parameter<'_>] =
                 &[(&ids, Type::UUID_ARRAY), (&columns.checksum, Type::BYTEA_ARRAY)];
             let found = self.line.look(sql, parameters, until).await.map_err(Failed::Error)?;
-            stored.extend(places(&found).filter(|nth| !written.contains(nth)));
+            stored.extend(rows::places(&found).filter(|nth| !written.contains(nth)));
         }
         Ok(Changes { written, stored, beyond })
     }
@@ -392,11 +389,6 @@ struct Changes {
     written: HashSet<usize>,
     stored: HashSet<usize>,
     beyond: HashMap<usize, i64>,
-}
-
-/// The places that a statement tells, which counts from 1.
-fn places(rows: &[Row]) -> impl Iterator<Item = usize> {
-    rows.iter().filter_map(|row| usize::try_from(row.try_get::<_, i64>(0).ok()? - 1).ok())
 }
 
 /// Without their places.

@@ -103,11 +103,6 @@ impl Circuit {
         }
     }
 
-    /// Whether it is closed.
-    pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
-    }
-
     fn open(&mut self, now: Duration) -> Change {
         let open_for = self.settings.open_for.saturating_mul(1 << self.opened.min(DOUBLINGS_MAX));
         self.state = State::Open { until: now.saturating_add(open_for) };
@@ -154,7 +149,7 @@ mod tests {
         let mut circuit = closed();
         (0..9).for_each(|_| assert_eq!(circuit.report(false, false, at(0)), None));
         assert_eq!(circuit.report(false, false, at(61)), None);
-        assert!(circuit.is_closed());
+        assert_eq!(circuit.state, State::Closed);
     }
 
     #[test]
@@ -200,6 +195,6 @@ mod tests {
     fn it_can_be_switched_off() {
         let mut circuit = Circuit::new(Settings { failures: 0, open_for: SECOND });
         assert!((0..100).all(|_| circuit.report(false, false, at(0)).is_none()));
-        assert!(circuit.is_closed());
+        assert_eq!(circuit.state, State::Closed);
     }
 }
