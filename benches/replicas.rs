@@ -156,7 +156,8 @@ impl Bench {
     /// one waits.
     async fn write(&self, writers: usize, at_once: usize) -> (f64, Duration) {
         let terms = Terms::beginning();
-        let settings = Settings { postgres: self.database(), terms };
+        let settings =
+            Settings { postgres: self.database(), terms, audit: payops::journal::audit::Key::none() };
         let mut journals = Vec::new();
         for _ in 0..writers {
             journals.push(Postgres::open(&settings).await.unwrap());
@@ -220,6 +221,7 @@ fn recorded(now: payops::clock::Timestamp) -> Entry {
         },
         guards: Guards::default(),
         permit: payops::payment::permit::Permit::default(),
+        trace_id: None,
     };
     Entry::start(&command, now, now + Duration::from_hours(4), now + Duration::from_secs(45))
 }

@@ -3,17 +3,19 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::audit::Audit;
 use crate::auth::{AuthLayer, Permission};
 use crate::callers::CallersFile;
 use crate::clock::Clock;
 use crate::conclude::Conclude;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Setting};
 use crate::grpc::{
     Adapter, Waits,
     pb::{
@@ -27,6 +29,7 @@ use crate::health::Health;
 use crate::inbound::InboundLayer;
 use crate::journal::{
     Journal, Terms,
+    audit::Key,
     embedded::{self, Embedded},
     entry::Schedule,
     postgres::{self, Postgres},
@@ -95,12 +98,14 @@ pub async fn serve(config: &Config, listener: TcpListener, stop: CancellationTok
     match &config.journal.postgres {
         None => {
             let clock = Clock::system();
-            let settings = embedded::Settings { directory: config.journal.directory.clone(), terms };
+            let directory = config.journal.directory.clone();
+            let settings = embedded::Settings { directory, terms, audit: audit_key(config)? };
             let journal = Embedded::open(&settings, &clock, &schedule)?;
             serve_from(config, doors, stop, (journal, clock, schedule)).await
         }
         Some(database) => {
-            let settings = postgres::Settings { postgres: database.clone(), terms };
+            let settings =
+                postgres::Settings { postgres: database.clone(), terms, audit: audit_key(config)? };
             let (journal, clock) = Postgres::open(&settings).await?;
             serve_from(config, doors, stop, (journal, clock, schedule)).await
         }
@@ -131,6 +136,7 @@ async fn serve_from<J: Journal>(
     stop: CancellationToken,
     (journal, clock, schedule): (J, Clock, Schedule),
 ) -> Result<(), Error> {
+    let (audit, notes) = Audit::new(clock.clone());
     let metrics = Metrics::new().map_err(Error::Metrics)?;
     let journal = Metered::new(journal, metrics.clone());
     let transport = Http::new(&config.psp).map_err(Error::Client)?;
@@ -168,10 +174,8 @@ async fn serve_from<J: Journal>(
     let forgetting = retention::run(journal.clone(), config.journal.retention, background.clone());
     let forgetting = tokio::spawn(forgetting);
     let sweeping = sweep(config, &conclude, &background);
-    tokio::spawn(callers.clone().follow(background.clone()));
-    if let Some(tls) = &tls {
-        tokio::spawn(Arc::clone(tls).follow(background.clone()));
-    }
+    let noting = tokio::spawn(notes.run(journal.clone(), background.clone()));
+    follow(config, &callers, tls.as_ref(), &audit, &background);
     if let Some(listener) = probed {
         let routes = Routes::new(HealthServer::new(health.clone()));
         // Until after the drain, so that those who ask hear that it is not ready.
@@ -182,7 +186,7 @@ async fn serve_from<J: Journal>(
     }
     tokio::spawn(watch_readiness(journal.clone(), dintero, (health.clone(), metrics), stop.clone()));
 
-    let routes = routes(config, operations, reviews, &callers, health.clone())?;
+    let routes = routes(config, operations, reviews, (&callers, &audit), health.clone())?;
     let server = serve_on(listener, tls, Bounds::from(&config.server), routes, config, stop.clone());
     let mut server = std::pin::pin!(server);
     // An idle server may have ended before we hear of the stop.
@@ -214,6 +218,7 @@ async fn serve_from<J: Journal>(
             drop(receiving.await);
         }
         drop(forgetting.await);
+        drop(noting.await);
         if let Some(sweeping) = sweeping {
             drop(sweeping.await);
         }
@@ -222,6 +227,42 @@ async fn serve_from<J: Journal>(
     drop(tokio::time::timeout(Duration::from_secs(1), reading).await);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Follows the files that change while payops runs, and tells the audit what is
+/// in force.
+fn follow(
+    config: &Config,
+    callers: &CallersFile,
+    tls: Option<&Arc<Tls>>,
+    audit: &Audit,
+    background: &CancellationToken,
+) {
+    let judged = |what: &'static str| {
+        let audit = audit.clone();
+        move |sha256: &[u8], refused| audit.configured(what, sha256, refused)
+    };
+    let settings = config.describe().iter().fold(Sha256::new(), |hash, Setting { key, value, .. }| {
+        hash.chain_update(key).chain_update("=").chain_update(value).chain_update("\n")
+    });
+    audit.configured("configuration", &settings.finalize(), None);
+    audit.configured("callers.file", &callers.sha256(), None);
+    tokio::spawn(callers.clone().follow(background.clone(), judged("callers.file")));
+    if let Some(tls) = tls {
+        audit.configured("server.tls", &tls.sha256(), None);
+        tokio::spawn(Arc::clone(tls).follow(background.clone(), judged("server.tls")));
+    }
+}
+
+/// The key that is in use.
+fn audit_key(config: &Config) -> Result<Key, Error> {
+    if config.audit.key.is_none() {
+        tracing::warn!(
+            "audit.key_file is not set: who knows payops can change the audit so that it does not show"
+        );
+    }
+    let keys = Key::configured(&config.audit)?;
+    Ok(keys.into_iter().next().unwrap_or_else(Key::none))
 }
 
 /// The PSP, spared where it is in trouble.
@@ -288,17 +329,18 @@ fn routes<J: Journal>(
     config: &Config,
     operations: Operations<J, Client>,
     reviews: Reviews<J, Client>,
-    callers: &CallersFile,
+    (callers, audit): (&CallersFile, &Audit),
     health: Health,
 ) -> Result<Routes, Error> {
     let server = &config.server;
     let waits = Waits { default: server.wait_default, max: server.wait_max };
-    let service = PaymentOperationsServiceServer::new(Adapter::new(operations, waits, server.watch_max))
-        .max_decoding_message_size(server.message_bytes_max);
+    let service =
+        PaymentOperationsServiceServer::new(Adapter::new(operations, audit.clone(), waits, server.watch_max))
+            .max_decoding_message_size(server.message_bytes_max);
     let review = ReviewAdapter::new(reviews, waits, server.watch_max);
     let review =
         OperationReviewServiceServer::new(review).max_decoding_message_size(server.message_bytes_max);
-    let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(callers.clone(), may));
+    let admit = |may| ServiceBuilder::new().layer(AuthLayer::new(callers.clone(), may, audit.clone()));
     let service = admit(Permission::Rule).service(service);
     let review = admit(Permission::Review).service(review);
     let mut routes = Routes::new(service).add_service(review).add_service(HealthServer::new(health));

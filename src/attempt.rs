@@ -166,7 +166,8 @@ where
                 let Ok(Some(entry)) = released.after(&event, now, schedule) else {
                     return Ok(Once::Done(Attempted::Overtaken(None)));
                 };
-                let entry = entry.under(day_max, now);
+                let mut entry = entry.under(day_max, now);
+                entry.made.trace_id.clone_from(&command.trace_id);
                 let written = journal.update(entry.clone()).await.map_err(Failure::Journal)?;
                 (entry, written)
             }

@@ -13,6 +13,7 @@ use http::{HeaderMap, Request, Response, header, request::Parts};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::audit::Audit;
 use crate::callers::{Callers, CallersFile, Certificate};
 use crate::grpc::{
     Inbound,
@@ -35,6 +36,7 @@ pub struct AuthLayer {
     callers: CallersFile,
     may: Permission,
     paces: Paces,
+    audit: Audit,
 }
 
 /// What a service asks of its callers.
@@ -46,8 +48,13 @@ pub enum Permission {
     Review,
 }
 
-/// Why somebody is not let in.
-enum Refused {
+/// Whom it is not let in, where that is known, and why.
+struct Refused {
+    caller: Option<CallerName>,
+    why: Why,
+}
+
+enum Why {
     Unknown(Credentials),
     NoReviewer,
     Denied(Rpc, Denied),
@@ -75,14 +82,15 @@ pub struct Auth<S> {
     callers: CallersFile,
     may: Permission,
     paces: Paces,
+    audit: Audit,
     inner: S,
 }
 
 impl AuthLayer {
     /// Callers and what they may are looked up in `callers`, as it is at that
-    /// moment.
-    pub fn new(callers: CallersFile, may: Permission) -> Self {
-        Self { callers, may, paces: Paces::default() }
+    /// moment. Who is refused is told to the audit.
+    pub fn new(callers: CallersFile, may: Permission, audit: Audit) -> Self {
+        Self { callers, may, paces: Paces::default(), audit }
     }
 }
 
@@ -90,7 +98,13 @@ impl<S> Layer<S> for AuthLayer {
     type Service = Auth<S>;
 
     fn layer(&self, inner: S) -> Auth<S> {
-        Auth { callers: self.callers.clone(), may: self.may, paces: self.paces.clone(), inner }
+        Auth {
+            callers: self.callers.clone(),
+            may: self.may,
+            paces: self.paces.clone(),
+            audit: self.audit.clone(),
+            inner,
+        }
     }
 }
 
@@ -103,28 +117,29 @@ async fn admitted(
 ) -> Result<Admitted, Refused> {
     let peer = head.extensions.get::<Peer>();
     let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-    let Named { name, issuer } =
-        authenticated(callers, &head.headers, certificate).await.map_err(Refused::Unknown)?;
+    let unknown = |why| Refused { caller: None, why: Why::Unknown(why) };
+    let Named { name, issuer } = authenticated(callers, &head.headers, certificate).await.map_err(unknown)?;
+    let unusable = |_| unknown(Credentials::Invalid("the caller's name is not usable"));
+    let caller: CallerName = name.parse().map_err(unusable)?;
+    let known = |why| Refused { caller: Some(caller.clone()), why };
     let rpc = Rpc::of_path(head.uri.path());
     let rights = match may {
         Permission::Rule => {
             let rights = callers.rights(&name, issuer.as_deref());
             // Of an RPC that there is not the service itself tells.
             if let Some(rpc) = rpc {
-                rights.may_call(rpc).map_err(|denied| Refused::Denied(rpc, denied))?;
+                rights.may_call(rpc).map_err(|denied| known(Why::Denied(rpc, denied)))?;
             }
             Some(rights)
         }
         Permission::Review if callers.may_review(&name) => None,
-        Permission::Review => return Err(Refused::NoReviewer),
+        Permission::Review => return Err(known(Why::NoReviewer)),
     };
-    let unusable = || Refused::Unknown(Credentials::Invalid("the caller's name is not usable"));
-    let name: CallerName = name.parse().map_err(|_| unusable())?;
     let pace = rights.as_ref().map_or_else(Pace::default, |rights| rights.pace);
-    let place = paces.enter(&name, &pace).map(|place| place.map(Arc::new));
+    let place = paces.enter(&caller, &pace).map(|place| place.map(Arc::new));
     match place {
-        Err(throttled) if !rpc.is_some_and(Rpc::moves_money) => Err(Refused::Throttled(throttled)),
-        place => Ok(Admitted { caller: Caller { name }, rights, place }),
+        Err(throttled) if !rpc.is_some_and(Rpc::moves_money) => Err(known(Why::Throttled(throttled))),
+        place => Ok(Admitted { caller: Caller { name: caller }, rights, place }),
     }
 }
 
@@ -206,6 +221,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (callers, may, paces) = (self.callers.current(), self.may, self.paces.clone());
+        let audit = self.audit.clone();
         // The one that was polled ready.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
@@ -225,18 +241,17 @@ where
                     }
                     inner.call(Request::from_parts(head, body)).await
                 }
-                Err(why) => {
+                Err(Refused { caller, why }) => {
                     let trace = head.extensions.get::<Inbound>().map(|inbound| inbound.trace_id.as_str());
+                    let told = trace.unwrap_or_default();
                     let refusal = match why {
-                        Refused::Unknown(why) => status::unauthenticated(why, trace),
-                        Refused::NoReviewer => status::no_reviewer(head.uri.path(), trace),
-                        Refused::Throttled(throttled) => {
-                            status::throttled(throttled, false, trace.unwrap_or_default())
-                        }
-                        Refused::Denied(rpc, denied) => {
-                            status::denied(&denied, rpc.moves_money(), trace.unwrap_or_default())
-                        }
+                        Why::Unknown(why) => status::unauthenticated(why, trace),
+                        Why::NoReviewer => status::no_reviewer(head.uri.path(), trace),
+                        Why::Throttled(throttled) => status::throttled(throttled, false, told),
+                        Why::Denied(rpc, denied) => status::denied(&denied, rpc.moves_money(), told),
                     };
+                    let rpc = status::rpc_of(head.uri.path());
+                    audit.refused(status::refusal(&refusal, rpc, caller, trace));
                     Ok(refusal.into_http())
                 }
             }

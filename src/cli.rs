@@ -2,8 +2,10 @@
 //! contract like any other, and with a journal. Tables for people, JSON for
 //! programs.
 
+pub mod audit;
 pub mod journal;
 pub mod operations;
+mod place;
 pub mod policy;
 
 use std::io::{self, IsTerminal as _, Write as _};

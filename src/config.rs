@@ -41,6 +41,9 @@ pub const EXAMPLE: &str = include_str!("../docs/payops.example.toml");
 /// The variable that names the file where the command line does not.
 pub const FILE_VARIABLE: &str = "PAYOPS_CONFIG";
 
+/// The shortest key of the audit.
+pub const AUDIT_KEY_BYTES_MIN: usize = 32;
+
 /// A file longer than this was not written by a person.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -67,6 +70,8 @@ pub struct Config {
     pub webhook: Webhook,
     /// What is counted, and where it is shown.
     pub metrics: Metrics,
+    /// What the audit is protected with.
+    pub audit: Audit,
     /// What is logged, and how.
     pub log: Log,
     /// Each key, as it was read.
@@ -308,6 +313,14 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
 }
 
+/// What the audit is protected with.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// The key of its chains, of at least 32 bytes, and below it earlier ones; without one the audit shows damage and
+    /// mistakes, and nobody who knows payops.
+    pub key: Option<Source>,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -419,6 +432,7 @@ impl Config {
             sweep: Sweep::read(reader),
             webhook: Webhook::read(reader),
             metrics: Metrics::read(reader),
+            audit: Audit::read(reader),
             log: Log::read(reader),
             settings: reader.settings.clone(),
         }

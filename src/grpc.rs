@@ -36,6 +36,7 @@ use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
+use crate::audit::Audit;
 use crate::failure::Failure;
 use crate::grpc::command::Asked;
 use crate::grpc::limited::limited;
@@ -46,7 +47,7 @@ use crate::journal::Journal;
 use crate::operations::{Name, Operations, Patience};
 use crate::payment::{Caller, Command, permit::Held};
 use crate::policy::{
-    Rights,
+    Rights, Rpc,
     pace::{Throttled, UnderWay},
 };
 use crate::psp::Psp;
@@ -72,6 +73,7 @@ pub struct Waits {
 /// The generated service over [`Operations`]; its only way to the PSP.
 pub struct Adapter<J, P> {
     operations: Operations<J, P>,
+    audit: Audit,
     waits: Waits,
     /// Open WatchOperation streams.
     watches: Arc<tokio::sync::Semaphore>,
@@ -84,10 +86,11 @@ struct Call {
 }
 
 impl<J: Journal, P: Psp> Adapter<J, P> {
-    /// An adapter; at most `watches_max` streams are open at once.
-    pub fn new(operations: Operations<J, P>, waits: Waits, watches_max: usize) -> Self {
+    /// An adapter; at most `watches_max` streams are open at once. What policy
+    /// refuses is told to the audit.
+    pub fn new(operations: Operations<J, P>, audit: Audit, waits: Waits, watches_max: usize) -> Self {
         let watches = Arc::new(tokio::sync::Semaphore::new(watches_max));
-        Self { operations, waits, watches }
+        Self { operations, audit, waits, watches }
     }
 
     async fn carry_out(&self, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
@@ -95,16 +98,30 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         let mut asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
         let Command { operation, guards, .. } = &asked.command;
         asked.command.permit = call.rights().permit(operation, guards.currency.as_ref());
+        asked.command.trace_id = Some(trace.to_owned());
+        let Command { caller, operation, .. } = &asked.command;
+        let (rpc, amount) = (Rpc::of(operation.kind()).as_str(), operation.amount());
+        let (asker, transaction) = (caller.clone(), operation.transaction.clone());
+        let denied = |status: Status| {
+            let refusal = status::refusal(&status, rpc, Some(asker.clone()), Some(trace));
+            self.audit.refused(refusal.on(&transaction, amount));
+            status
+        };
         if let Some(throttled) = call.extensions.get::<Throttled>() {
             // What is known already costs nobody anything.
             let known = if asked.validate_only { None } else { self.operations.recall(&asked.command).await };
-            let known = known.ok_or_else(|| status::throttled(*throttled, true, trace))?;
+            let known = known.ok_or_else(|| denied(status::throttled(*throttled, true, trace)))?;
             let operation = status::outcome(&known, trace)?;
             return Ok(Answer { operation, entry: Some(known) });
         }
         asked.command.permit.held = call.place();
-        let asker = asked.command.caller.clone();
-        let refused = |failure: Failure| status::money(&failure, Some(&asker), trace);
+        let refused = |failure: Failure| {
+            let status = status::money(&failure, Some(&asker), trace);
+            match failure {
+                Failure::Denied(..) | Failure::Beyond(..) => denied(status),
+                _ => status,
+            }
+        };
         if asked.validate_only {
             let valid = self.operations.validate(&asked.command).await;
             return match valid.map_err(refused)? {
@@ -172,7 +189,14 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let id = command::transaction(&message, |id| self.operations.serves(id))
             .map_err(|refused| status::invalid(refused, call.trace(), false))?;
         let allowed = call.rights().may_read(&id.account());
-        allowed.map_err(|denied| status::denied(&denied, false, call.trace()))?;
+        allowed.map_err(|denied| {
+            let status = status::denied(&denied, false, call.trace());
+            let caller = call.caller().ok().map(|caller| caller.name);
+            let rpc = Rpc::GetTransaction.as_str();
+            let refusal = status::refusal(&status, rpc, caller, Some(call.trace()));
+            self.audit.refused(refusal.on(&id, None));
+            status
+        })?;
         let read = self.read(&call, self.operations.transaction(&id)).await?;
         let transaction = Some(render::transaction(&read));
         Ok(Response::new(pb::GetTransactionResponse { transaction }))

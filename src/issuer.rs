@@ -14,6 +14,7 @@
 mod cache;
 mod fetch;
 mod keys;
+mod review;
 mod token;
 
 use std::{
@@ -26,7 +27,10 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::Instant,
+};
 use url::Url;
 
 use crate::issuer::cache::Cache;
@@ -50,6 +54,9 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// How long a token that was verified is known without being verified again.
 const CACHED_FOR: Duration = Duration::from_mins(1);
 
+/// Reviews of tokens that an issuer is asked for at once.
+const REVIEWS_MAX: usize = 8;
+
 /// An issuer, as the callers file declares it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -59,6 +66,8 @@ pub struct Settings {
     pub url: String,
     /// For whom its tokens may be made (`aud`): one of these.
     pub audiences: Vec<String>,
+    /// Where a cluster says whether a token still counts (`TokenReview`); its word is asked for where it is given.
+    pub token_review_url: Option<Url>,
     /// Where its keys are; found by discovery where it is not given.
     pub jwks_url: Option<Url>,
     /// Certificates (PEM) that are trusted for this issuer instead of those of the system.
@@ -111,7 +120,7 @@ pub enum Refusal {
     Invalid(&'static str),
     /// It did once.
     Expired,
-    /// Nobody can tell: the keys of its issuer have never been fetched.
+    /// Nobody can tell: the keys of its issuer have never been fetched, or it does not say whether the token counts.
     Unavailable {
         /// When they will be asked for again.
         retry_after: Duration,
@@ -133,6 +142,8 @@ struct Issuer {
     keys: ArcSwapOption<Keys>,
     /// Held during a fetch: single flight.
     fetches: Mutex<Fetches>,
+    /// Reviews of tokens under way.
+    reviews: Semaphore,
 }
 
 #[derive(Default)]
@@ -212,12 +223,15 @@ impl Issuers {
         if let Some(verified) = self.verified.get(&hash) {
             return Ok(verified);
         }
-        let token = Token::read(token)?;
+        let text = token;
+        let token = Token::read(text)?;
         let named = self.issuers.iter().find(|issuer| issuer.settings.url == token.issuer());
         let issuer = named.ok_or(Refusal::Invalid("the token's issuer is not one of the callers file"))?;
         let key = token.key_id(&issuer.settings)?;
         let keys = issuer.keys_with(key).await?;
         let (subject, expires) = token.verify(&keys, &issuer.settings)?;
+        // Last: only who has a good token makes anybody ask.
+        issuer.review(text, &subject).await?;
         let verified = Verified { issuer: Arc::clone(&issuer.name), subject: subject.into() };
         if let Some(left) = expires.and_then(life_left) {
             self.verified.put(hash, verified.clone(), left.min(CACHED_FOR));
@@ -270,7 +284,13 @@ impl Issuers {
 impl Issuer {
     fn new(settings: Settings) -> Self {
         let name = settings.name.as_str().into();
-        Self { settings, name, keys: ArcSwapOption::empty(), fetches: Mutex::default() }
+        Self {
+            settings,
+            name,
+            keys: ArcSwapOption::empty(),
+            fetches: Mutex::default(),
+            reviews: Semaphore::new(REVIEWS_MAX),
+        }
     }
 
     fn is_fresh(&self) -> bool {
@@ -403,6 +423,7 @@ mod tests {
             name: name.to_owned(),
             url: format!("https://{name}.example"),
             audiences: vec![audience.to_owned()],
+            token_review_url: None,
             jwks_url: None,
             ca_file: None,
             token_file: None,

@@ -3,6 +3,7 @@
 //! in [`entry`], pure; a backend keeps entries, holds two uniqueness rules and
 //! compares before it sets.
 
+pub mod audit;
 pub mod embedded;
 pub mod entry;
 pub mod follow;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
+use crate::journal::audit::{Head, Record};
 use crate::journal::entry::{Entry, Event, Schedule, Tally};
 use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, TransactionId};
 
@@ -100,6 +102,12 @@ pub trait Journal: Clone + Send + Sync + 'static {
 
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
+
+    /// Adds to the audit what is no write of an entry.
+    fn note(&self, notes: Vec<Record>) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How far this process has written the audit.
+    fn head(&self) -> Option<Head>;
 
     /// Whether other processes work off the same journal.
     fn is_shared(&self) -> bool {
@@ -259,7 +267,7 @@ pub async fn advance<J: Journal>(
     schedule: &Schedule,
 ) -> Result<Entry, Error> {
     let nonce = entry.nonce;
-    let id = entry.id;
+    let (id, trace_id) = (entry.id, entry.made.trace_id.clone());
     loop {
         let next = match entry.after(event, now, schedule) {
             Ok(Some(next)) => next,
@@ -287,6 +295,7 @@ pub async fn advance<J: Journal>(
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;
+        entry.made.trace_id.clone_from(&trace_id);
         if entry.nonce != nonce && !event.is_fact() && !wrong!(JudgementWithoutAttempt) {
             return Ok(entry);
         }

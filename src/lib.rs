@@ -50,6 +50,7 @@ macro_rules! wrong {
 pub mod app;
 pub mod listener;
 pub mod inbound;
+pub mod audit;
 pub mod auth;
 pub mod callers;
 pub mod policy;

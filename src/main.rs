@@ -78,6 +78,8 @@ enum Command {
     /// Look after the journal
     #[command(subcommand)]
     Journal(cli::journal::Command),
+    #[command(subcommand)]
+    Audit(cli::audit::Command),
 }
 
 #[derive(Args)]
@@ -159,6 +161,7 @@ fn run(command: Command) -> Result<(), Failed> {
         Command::Journal(command) => {
             wait_for(async { cli::journal::run(&command).await.map_err(Failed::from) })
         }
+        Command::Audit(command) => wait_for(async { cli::audit::run(&command).await.map_err(Failed::from) }),
         Command::Policy(command) => Ok(cli::policy::run(&command)?),
         Command::Token(TokenCommand::New { name, review }) => {
             let (token, hash) = payops::callers::new_token().map_err(|error| unavailable(&error))?;

@@ -122,6 +122,8 @@ pub struct Command {
     pub guards: Guards,
     /// Whether policy lets it begin. Not part of the meaning either.
     pub permit: Permit,
+    /// The call that asks; none where payops does by itself.
+    pub trace_id: Option<String>,
 }
 
 /// Conditions that the caller sets. Each costs a read of the transaction.

@@ -70,6 +70,8 @@ pub struct Step {
     pub by: CallerName,
     /// Why.
     pub reason: String,
+    /// The call in which it is taken.
+    pub trace_id: Option<String>,
 }
 
 /// What a confirmation led to.
@@ -143,8 +145,9 @@ impl<J: Journal, P: Psp> Reviews<J, P> {
 
     /// One person proposes how to end a review. Replaces an earlier proposal.
     pub async fn propose(&self, step: Step, decision: Decision) -> Result<Entry, Refusal> {
-        let entry = self.in_review(step.id).await?;
-        let Step { id, by, reason } = step;
+        let mut entry = self.in_review(step.id).await?;
+        let Step { id, by, reason, trace_id } = step;
+        entry.made.trace_id = trace_id;
         let at = self.conclude.clock.now();
         let proposal = Proposal { id: fresh::uuid_v4(), decision, reason, by, at };
         let written = self.write(entry, &Event::Proposed(proposal.clone())).await?;
@@ -167,7 +170,8 @@ impl<J: Journal, P: Psp> Reviews<J, P> {
     /// Whoever stops waiting may leave the decision recorded, or not: the
     /// operation shows it.
     pub async fn confirm(&self, step: Step, proposal: Uuid, although: bool) -> Result<Confirmed, Refusal> {
-        let entry = self.in_review(step.id).await?;
+        let mut entry = self.in_review(step.id).await?;
+        entry.made.trace_id.clone_from(&step.trace_id);
         confirmable(&entry, proposal, &step.by)?;
         let evidence = self.held_against_the_psp(entry).await;
         if let Ok(Seen { verdict: Verdict::Proven(proof), .. }) = &evidence.seen {
@@ -180,7 +184,8 @@ impl<J: Journal, P: Psp> Reviews<J, P> {
             return Ok(Confirmed { entry, by_proof: true });
         }
         // It may have changed during the read.
-        let entry = self.in_review(step.id).await?;
+        let mut entry = self.in_review(step.id).await?;
+        entry.made.trace_id = step.trace_id;
         let proposal = confirmable(&entry, proposal, &step.by)?;
         let decision = proposal.decision;
         let contradicted = against(decision, &evidence);

@@ -45,8 +45,14 @@ impl CallersFile {
         self.0.current()
     }
 
-    /// Follows the file until `stop`, and sees to the keys of its issuers. Each version is logged once.
-    pub async fn follow(self, stop: CancellationToken) {
+    /// The SHA-256 of the file, as it was judged last.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.0.sha256()
+    }
+
+    /// Follows the file until `stop`, and sees to the keys of its issuers. Each version is logged once, and told by its
+    /// SHA-256, with what is wrong with it where it is refused.
+    pub async fn follow(self, stop: CancellationToken, judged: impl Fn(&[u8], Option<String>)) {
         self.current().issuers().tend();
         tell_idle(&self.current());
         let tell = |callers: &Callers, refreshed| {
@@ -54,10 +60,12 @@ impl CallersFile {
                 Some(Refreshed::Unchanged) => {}
                 Some(Refreshed::Changed) => {
                     tracing::info!(callers = callers.names().len(), "the callers file changed");
+                    judged(&self.sha256(), None);
                     tell_idle(callers);
                 }
                 Some(Refreshed::Refused(mistakes)) => {
                     tracing::error!(%mistakes, "the new callers file is refused, the old callers stay");
+                    judged(&self.sha256(), Some(mistakes.to_string()));
                 }
                 None => {
                     tracing::error!("the callers file was not looked at");
@@ -65,7 +73,7 @@ impl CallersFile {
             }
             callers.issuers().tend();
         };
-        self.0.follow(stop, tell).await;
+        Arc::clone(&self.0).follow(stop, tell).await;
     }
 }
 
@@ -97,7 +105,7 @@ mod tests {
         let file = CallersFile::open(&path).unwrap();
         let knows = |token: &str| file.current().authenticate(token) == Some("orders");
         assert!(knows(&old));
-        let following = tokio::spawn(file.clone().follow(CancellationToken::new()));
+        let following = tokio::spawn(file.clone().follow(CancellationToken::new(), |_, _| ()));
         let new = rotate();
         while !knows(&new) {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;

@@ -3,15 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{EXIT_CONFIGURATION, EXIT_UNAVAILABLE, Failed, print};
+use crate::cli::{
+    EXIT_CONFIGURATION, EXIT_UNAVAILABLE, Failed,
+    place::{Place, configured},
+    print,
+};
 use crate::clock::Timestamp;
 use crate::config::{self, Config};
 use crate::journal::{
+    audit::Key,
     embedded::{self, Checked, Stats},
     postgres::{self, Imported},
     transfer::Sum,
 };
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 /// Look after the journal
 #[derive(Debug, Subcommand)]
@@ -65,17 +70,6 @@ pub enum Command {
     },
 }
 
-/// Where the journal is.
-#[derive(Debug, Args)]
-pub struct Place {
-    /// The configuration file (or PAYOPS_CONFIG)
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// The journal's folder, where there is no configuration
-    #[arg(long, conflicts_with = "config")]
-    directory: Option<PathBuf>,
-}
-
 /// Carries it out.
 pub async fn run(command: &Command) -> Result<(), Failed> {
     let text = answer(command).await?;
@@ -101,8 +95,8 @@ async fn answer(command: &Command) -> Result<String, Failed> {
             "The folder may be used again.\n".to_owned()
         }
         Command::Import { file, config } => {
-            let database = database(config.as_deref())?;
-            let Imported { sum, again } = postgres::import(&database, file).await.map_err(told)?;
+            let (database, key) = database(config.as_deref())?;
+            let Imported { sum, again } = postgres::import(&database, &key, file).await.map_err(told)?;
             let so =
                 if again { "had been imported before; nothing was changed" } else { "are in the journal" };
             format!("{} operations and {} tombstones {so}\n", sum.entries, sum.tombstones)
@@ -116,34 +110,15 @@ async fn answer(command: &Command) -> Result<String, Failed> {
     })
 }
 
-impl Place {
-    fn directory(&self) -> Result<PathBuf, Failed> {
-        match &self.directory {
-            Some(directory) => Ok(directory.clone()),
-            None => match Config::from_path(self.config.as_deref(), std::env::vars()) {
-                Ok(Config { journal: config::Journal { postgres: Some(_), .. }, .. }) => {
-                    let why = "the journal is in PostgreSQL: look after it with PostgreSQL's own tools";
-                    Err(Failed::new(why, EXIT_CONFIGURATION))
-                }
-                Ok(config) => Ok(config.journal.directory),
-                Err(mistakes) => Err(unusable(mistakes)),
-            },
-        }
-    }
-}
-
-/// The database that the configuration names.
-fn database(config: Option<&Path>) -> Result<config::Postgres, Failed> {
-    let config = Config::from_path(config, std::env::vars()).map_err(unusable)?;
-    config.journal.postgres.ok_or_else(|| {
+/// The database that the configuration names, and the key of its audit.
+fn database(config: Option<&Path>) -> Result<(config::Postgres, Key), Failed> {
+    let Config { journal, audit, .. } = configured(config)?;
+    let missing = || {
         let why = "journal.postgres.url: is missing; a journal is imported into PostgreSQL";
         Failed::new(why, EXIT_CONFIGURATION)
-    })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn unusable(mistakes: config::Mistakes) -> Failed {
-    Failed::new(format!("the configuration is not usable:\n{mistakes}"), EXIT_CONFIGURATION)
+    };
+    let keys = Key::configured(&audit).map_err(told)?;
+    Ok((journal.postgres.ok_or_else(missing)?, keys.into_iter().next().unwrap_or_else(Key::none)))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]

@@ -2,11 +2,12 @@
 
 use std::{fs::File, path::Path, time::Duration};
 
+use secrecy::ExposeSecret as _;
 use url::{Host, Url};
 
 use crate::config::reader::Reader;
 use crate::config::units::show_duration;
-use crate::config::{Config, Journal, Source};
+use crate::config::{AUDIT_KEY_BYTES_MIN, Config, Journal, Source};
 
 /// Two durations of which one must be longer, and what would happen otherwise.
 struct Pair<'a> {
@@ -23,6 +24,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     schedule(config, reader);
     sweep(config, reader);
     webhook(config, reader);
+    audit(config, reader);
     tls(config, reader);
     listeners(config, reader);
     files(config, reader);
@@ -198,6 +200,23 @@ fn sweep(config: &Config, reader: &mut Reader) {
             show_duration(gap)
         );
         reader.mistakes.add("sweep.look_back", problem, "raise it, or lower sweep.every");
+    }
+}
+
+/// A key that can be guessed protects nothing.
+fn audit(config: &Config, reader: &mut Reader) {
+    let key = "audit.key_file";
+    let Some(source) = config.audit.key.as_ref().filter(|_| sound(reader, &[key])) else { return };
+    let remedy = "let it name a readable file with one key a line, 16 at most: openssl rand -hex 32";
+    // The path is not shown: people do put the secret itself there.
+    match source.read_list() {
+        Err(error) => reader.mistakes.add(key, format!("its file cannot be used ({error})"), remedy),
+        Ok(keys) if keys.iter().any(|key| key.expose_secret().len() < AUDIT_KEY_BYTES_MIN) => {
+            let problem =
+                format!("has a key of less than {AUDIT_KEY_BYTES_MIN} bytes, which could be guessed");
+            reader.mistakes.add(key, problem, remedy);
+        }
+        Ok(_) => {}
     }
 }
 

@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Callers, ExactlyOnce, Journal, Log, LogFormat, Metrics, Origin, Postgres, Psp, ReadBack, Server,
-    Source, Sweep, Tls, Webhook,
+    Account, Audit, Callers, ExactlyOnce, Journal, Log, LogFormat, Metrics, Origin, Postgres, Psp, ReadBack,
+    Server, Source, Sweep, Tls, Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -218,6 +218,12 @@ impl Webhook {
 impl Metrics {
     pub(super) fn read(reader: &mut Reader) -> Self {
         Self { listen: reader.address_if_any("metrics.listen") }
+    }
+}
+
+impl Audit {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self { key: secret(reader, "audit.key_file", "PAYOPS_AUDIT_KEY") }
     }
 }
 

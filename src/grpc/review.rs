@@ -15,7 +15,7 @@ use crate::grpc::render::review as render;
 use crate::grpc::status;
 use crate::journal::{Journal, entry::Entry};
 use crate::psp::{NotSent, Psp};
-use crate::review::{Confirmed, Refusal, Reviews};
+use crate::review::{self, Confirmed, Refusal, Reviews};
 
 /// The generated service over [`Reviews`].
 pub struct ReviewAdapter<J, P> {
@@ -120,11 +120,11 @@ impl<J: Journal, P: Psp> OperationReviewService for ReviewAdapter<J, P> {
         let work = async {
             match resolve {
                 Resolve::Propose(step, decision) => {
-                    let entry = self.reviews.propose(step, decision).await?;
+                    let entry = self.reviews.propose(call.traced(step), decision).await?;
                     Ok(Confirmed { entry, by_proof: false })
                 }
                 Resolve::Confirm(step, proposal, although) => {
-                    self.reviews.confirm(step, proposal, although).await
+                    self.reviews.confirm(call.traced(step), proposal, although).await
                 }
             }
         };
@@ -135,6 +135,10 @@ impl<J: Journal, P: Psp> OperationReviewService for ReviewAdapter<J, P> {
 }
 
 impl Call {
+    fn traced(&self, step: review::Step) -> review::Step {
+        review::Step { trace_id: Some(self.trace().to_owned()), ..step }
+    }
+
     fn operation_id(&self, id: &str) -> Result<crate::payment::id::OperationId, Status> {
         command::operation_id(id).map_err(|refused| status::invalid(refused, self.trace(), false))
     }

@@ -4,6 +4,7 @@
 
 mod credentials;
 mod policy;
+mod refusal;
 mod review;
 
 use std::{collections::HashMap, time::Duration};
@@ -26,6 +27,7 @@ use crate::psp::NotSent;
 pub use self::credentials::{Credentials, unauthenticated};
 pub use self::policy::{denied, throttled};
 use self::policy::{told_beyond, told_denied};
+pub use self::refusal::{refusal, rpc_of};
 pub use self::review::{no_reviewer, review};
 
 const DOMAIN: &str = "payops.v1";

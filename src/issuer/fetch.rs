@@ -5,7 +5,7 @@ use std::{error::Error as _, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, RequestBuilder};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use url::Url;
@@ -18,7 +18,7 @@ use crate::issuer::{Settings, keys};
 /// How long a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long it may take in all, discovery included.
-const FETCH_MAX: Duration = Duration::from_secs(5);
+pub(super) const FETCH_MAX: Duration = Duration::from_secs(5);
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Where an issuer says where its keys are (`OpenID` Connect Discovery).
@@ -73,13 +73,22 @@ async fn discover(client: &Client, settings: &Settings) -> Result<Url, String> {
 }
 
 async fn get(client: &Client, url: Url, settings: &Settings) -> Result<Bytes, String> {
-    let mut request = client.get(url).header(header::ACCEPT, "application/json");
+    ask(client.get(url), StatusCode::OK, settings).await
+}
+
+/// Sends a request with what the issuer is asked with, and reads a short answer.
+pub(super) async fn ask(
+    request: RequestBuilder,
+    due: StatusCode,
+    settings: &Settings,
+) -> Result<Bytes, String> {
+    let mut request = request.header(header::ACCEPT, "application/json");
     let token = token(settings).map_err(|error| format!("token_file cannot be used ({error})"))?;
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, token);
     }
     let mut answer = request.send().await.map_err(describe)?;
-    if answer.status() != StatusCode::OK {
+    if answer.status() != due {
         return Err(format!("it answers HTTP {}", answer.status().as_u16()));
     }
     let mut body = BytesMut::new();
@@ -93,7 +102,7 @@ async fn get(client: &Client, url: Url, settings: &Settings) -> Result<Bytes, St
 }
 
 /// Made for each fetch, which are few: its files may have changed.
-fn client(settings: &Settings) -> Result<Client, String> {
+pub(super) fn client(settings: &Settings) -> Result<Client, String> {
     let mut builder = Client::builder()
         .https_only(true)
         .retry(reqwest::retry::never())

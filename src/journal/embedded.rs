@@ -19,6 +19,7 @@
 //!   be lost, by what is known outside: a generation in the configuration, a
 //!   mark beside the file.
 
+mod audit;
 mod export;
 mod inspect;
 mod mark;
@@ -27,6 +28,7 @@ mod new_file;
 mod opening;
 mod rows;
 mod schema;
+mod verify;
 mod wal;
 mod writer;
 
@@ -46,6 +48,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::audit::{Head, Key, Record};
 use crate::journal::embedded::{
     opening::{Files, Opened},
     writer::{Answer, Job, Write, Writer},
@@ -61,6 +64,7 @@ use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId}
 
 pub use crate::journal::embedded::export::{export, take_back};
 pub use crate::journal::embedded::inspect::{Checked, Stats, backup, check, stats};
+pub use crate::journal::embedded::verify::{records, verify};
 
 /// Most writes that wait; more wait in their callers.
 const QUEUE_MAX: usize = 4096;
@@ -74,12 +78,14 @@ pub struct Settings {
     pub directory: PathBuf,
     /// What is said of it outside.
     pub terms: Terms,
+    /// What the audit is chained with.
+    pub audit: Key,
 }
 
 impl Settings {
     /// A journal at its beginning: for tests and trials.
     pub fn beginning(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), terms: Terms::beginning() }
+        Self { directory: directory.into(), terms: Terms::beginning(), audit: Key::none() }
     }
 }
 
@@ -97,6 +103,7 @@ struct Shared {
     reading: Semaphore,
     file: PathBuf,
     hub: Arc<Hub>,
+    head: Arc<Mutex<Head>>,
     tallies: Arc<Mutex<Tallies>>,
     broken: Arc<AtomicBool>,
     /// Entries that cannot be read, each told once.
@@ -114,7 +121,7 @@ impl Embedded {
     /// whose sender died with an earlier process become in doubt, to be read
     /// back at once.
     pub fn open(settings: &Settings, clock: &Clock, schedule: &Schedule) -> Result<Self, Error> {
-        let Opened { connection, mark, meta, commits, lock } =
+        let Opened { connection, mark, meta, commits, chain, lock } =
             opening::open(settings, clock.now(), schedule)?;
         let loss = meta.lost_at.map(|at| Loss {
             at,
@@ -129,11 +136,15 @@ impl Embedded {
         let yesterday = day_of(clock.now()) - 1;
         let lately = rows::changed_since(&connection, end_of(yesterday - 1))?;
         let tallies = Arc::new(Mutex::new(Tallies::of(lately, yesterday)));
+        let head = Arc::new(Mutex::new(chain.head()));
         let writer = Writer {
             connection,
             mark,
             meta,
             commits,
+            chain,
+            head: Arc::clone(&head),
+            clock: clock.clone(),
             hub: Arc::clone(&hub),
             tallies: Arc::clone(&tallies),
             broken: Arc::clone(&broken),
@@ -151,6 +162,7 @@ impl Embedded {
             reading: Semaphore::new(READERS_MAX),
             file: Files::of(&settings.directory).journal,
             hub,
+            head,
             tallies,
             broken,
             damaged: Mutex::default(),
@@ -288,6 +300,14 @@ impl Journal for Embedded {
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
         self.shared.hub.subscribe(id)
+    }
+
+    async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {
+        self.put(Write::Note(notes)).await.map(|_| ())
+    }
+
+    fn head(&self) -> Option<Head> {
+        Some(*self.shared.head.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn is_broken(&self) -> bool {

@@ -1,23 +1,24 @@
 //! One key's entry, and the state machine of `next`: every legal move on one
 //! screen, and one arm for the rest.
 
+mod event;
 pub mod history;
 mod lost;
 pub mod reading;
 pub mod spent;
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::journal::audit::Made;
 use crate::payment::{
     Command, Fingerprint, Operation, fresh,
     id::{CallerName, IdempotencyKey, OperationId, Tag},
     outcome::{Decline, Proof},
 };
 
+pub use self::event::{Beginning, Event};
 pub use self::history::{Change, Decision, Proposal, Resolution, Resolved};
 pub use self::reading::{Finding, Reading, Schedule, Streak};
 pub use self::spent::{Spent, Tally};
@@ -79,6 +80,9 @@ pub struct Entry {
     pub created_at: Timestamp,
     /// Last change of state.
     pub updated_at: Timestamp,
+    /// How this revision came about.
+    #[serde(skip)]
+    pub made: Made,
 }
 
 /// Where an operation stands.
@@ -115,79 +119,6 @@ pub enum State {
         /// The contradiction.
         why: String,
     },
-}
-
-/// What can happen to an operation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The same key comes again after a release (T2).
-    Retried(Beginning),
-    /// 401: attempt n was refused before anything was executed (A3), and
-    /// attempt n+1 begins in its place (T3 and T2 in one write): meanwhile the
-    /// operation is not over, and nobody takes its slot.
-    TokenRefused(Beginning),
-    /// Once more, although an earlier attempt is in doubt, because twice would
-    /// be harmless (T12).
-    Resent(Beginning),
-    /// No byte of the attempt left (T3).
-    NotSent {
-        /// Why.
-        why: String,
-    },
-    /// A definite no (T4).
-    Refused(Box<Decline>),
-    /// The PSP has begun (T5).
-    Accepted {
-        /// The PSP's id of the accepted request.
-        request_id: Option<String>,
-    },
-    /// The answer is ambiguous, or none came (T6).
-    Doubted {
-        /// What happened.
-        why: String,
-        /// The PSP pushed back (409, 429).
-        pushback: bool,
-        /// How long the PSP wants to be left alone.
-        retry_after: Option<Duration>,
-    },
-    /// A fact: the PSP's own events show the effect (T7, T10).
-    Proven(Proof),
-    /// No attempt took effect, and none can any more (T8).
-    NeverHappened {
-        /// What shows it.
-        why: String,
-    },
-    /// The evidence contradicts itself (T9).
-    Contradicted {
-        /// The contradiction.
-        why: String,
-    },
-    /// A person proposes how to end a review; nothing is decided yet.
-    Proposed(Proposal),
-    /// A second person confirmed it (T11).
-    Resolved(Box<Resolution>),
-    /// A read that changed nothing but what is known.
-    Looked {
-        /// What it showed.
-        finding: Finding,
-        /// When the read was issued.
-        at: Timestamp,
-        /// Failed events of ours that it showed.
-        failed_events: Vec<String>,
-        /// How long the PSP wants to be left alone.
-        retry_after: Option<Duration>,
-    },
-}
-
-/// What another attempt begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beginning {
-    /// Names its first write.
-    pub nonce: Uuid,
-    /// When its token is surely dead.
-    pub fence_at: Timestamp,
-    /// How long its sender may be alive.
-    pub lease_until: Timestamp,
 }
 
 /// A move that the state machine does not know.
@@ -280,53 +211,6 @@ impl State {
     }
 }
 
-impl Event {
-    /// A doubt, and no word from the PSP about what to do.
-    pub fn doubted(why: impl Into<String>) -> Self {
-        Self::Doubted { why: why.into(), pushback: false, retry_after: None }
-    }
-
-    /// How long the PSP wants to be left alone.
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Doubted { retry_after, .. } | Self::Looked { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-
-    /// A fact is monotone: it holds whichever attempt is under way.
-    pub fn is_fact(&self) -> bool {
-        matches!(self, Self::Proven(_))
-    }
-
-    /// The person who decided it.
-    fn by(&self) -> Option<&CallerName> {
-        match self {
-            Self::Proposed(proposal) => Some(&proposal.by),
-            Self::Resolved(resolution) => Some(&resolution.confirmed_by),
-            _ => None,
-        }
-    }
-
-    fn as_str(&self) -> &'static str {
-        match self {
-            Self::Retried(_) => "retried",
-            Self::TokenRefused(_) => "begun again with a new token",
-            Self::Resent(_) => "sent again",
-            Self::NotSent { .. } => "not sent",
-            Self::Refused(_) => "refused",
-            Self::Accepted { .. } => "accepted",
-            Self::Doubted { .. } => "doubted",
-            Self::Proven(_) => "proven",
-            Self::NeverHappened { .. } => "found never to have happened",
-            Self::Contradicted { .. } => "contradicted",
-            Self::Proposed(_) => "proposed upon",
-            Self::Resolved(_) => "resolved",
-            Self::Looked { .. } => "looked at",
-        }
-    }
-}
-
 impl Entry {
     /// The first attempt of a command (T1).
     pub fn start(command: &Command, now: Timestamp, fence_at: Timestamp, lease_until: Timestamp) -> Self {
@@ -352,6 +236,12 @@ impl Entry {
             history: Vec::new(),
             created_at: now,
             updated_at: now,
+            made: Made {
+                event: "begun",
+                at: Some(now),
+                trace_id: command.trace_id.clone(),
+                ..Made::default()
+            },
         };
         entry.remember(None, None, now);
         entry
@@ -359,14 +249,15 @@ impl Entry {
 
     /// The entry after `event`; none where nothing changes.
     pub fn after(&self, event: &Event, now: Timestamp, schedule: &Schedule) -> Result<Option<Self>, Illegal> {
-        let Some(state) = self.state.next(event)? else { return Ok(self.named(event)) };
+        let Some(state) = self.state.next(event)? else { return Ok(self.named(event, now)) };
         if let Event::Resolved(resolution) = event
             && self.proposal.as_ref() != Some(&resolution.proposal)
         {
             // Two persons decide the same thing, or nothing.
             return Err(Illegal { state: self.state.as_str(), event: "resolved otherwise than proposed" });
         }
-        let mut next = Self { state, ..self.successor() };
+        let mut next = Self { state, ..self.successor(event.as_str(), now) };
+        next.made.by = event.by().cloned();
         let asked = event.retry_after().map(|wait| now + wait);
         let not_before = self.reading.not_before.max(asked).filter(|at| *at > now);
         match event {
@@ -422,18 +313,20 @@ impl Entry {
 
     /// A read showed the beginning, and only a late answer tells the PSP's id of
     /// it: without the id its end might never be recognised [D 3.6].
-    fn named(&self, event: &Event) -> Option<Self> {
+    fn named(&self, event: &Event, now: Timestamp) -> Option<Self> {
         let Event::Accepted { request_id: Some(id) } = event else { return None };
         let accepted_request_id = Some(id.clone());
         (self.state == State::Accepted && self.accepted_request_id.is_none())
-            .then(|| Self { accepted_request_id, ..self.successor() })
+            .then(|| Self { accepted_request_id, ..self.successor(event.as_str(), now) })
     }
 
-    /// The same in its next revision.
-    fn successor(&self) -> Self {
+    /// The same in its next revision, which that event makes.
+    fn successor(&self, event: &'static str, now: Timestamp) -> Self {
         let revision = self.revision.saturating_add(fresh::step());
         let spent = self.spent.as_ref().map(Spent::successor);
-        Self { revision, follows: self.revision, spent, ..self.clone() }
+        let before = Some(self.state.as_str());
+        let made = Made { event, at: Some(now), before, by: None, trace_id: self.made.trace_id.clone() };
+        Self { revision, follows: self.revision, spent, made, ..self.clone() }
     }
 
     /// Adds to the history what the entry is now.
@@ -456,6 +349,7 @@ impl Entry {
             operation: self.operation.clone(),
             guards: crate::payment::Guards::default(),
             permit: crate::payment::permit::Permit::default(),
+            trace_id: self.made.trace_id.clone(),
         }
     }
 

@@ -26,6 +26,7 @@
 //!   so that no insert can pass between the two. The row of a key that tells its
 //!   age goes when every insert refuses the key by that.
 
+mod audit;
 mod connection;
 mod counted;
 mod forgetting;
@@ -39,6 +40,7 @@ mod opening;
 mod rows;
 mod settled;
 mod tend;
+mod verify;
 mod writer;
 
 use std::{
@@ -56,8 +58,10 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Postgres as Connection;
+use crate::journal::audit::{Head, Key, Record};
 use crate::journal::entry::{Entry, Tally};
 use crate::journal::postgres::{
+    audit::Log,
     connection::{Connector, Purpose},
     inner::Inner,
     line::Line,
@@ -71,6 +75,7 @@ use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 pub use crate::journal::postgres::import::{Imported, import};
+pub use crate::journal::postgres::verify::{records, verify};
 
 /// Most writes that wait; more wait in their callers.
 const QUEUE_MAX: usize = 4096;
@@ -82,6 +87,8 @@ pub struct Settings {
     pub postgres: Connection,
     /// What is said of it outside.
     pub terms: Terms,
+    /// What the audit is chained with.
+    pub audit: Key,
 }
 
 /// A journal in a database.
@@ -130,7 +137,8 @@ impl Postgres {
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let mut tasks = JoinSet::new();
         let line = Line { inner: Arc::clone(&inner), connection: Some(connected) };
-        let writer = Writer { inner: Arc::clone(&inner), line, id: process };
+        let log = Log::Ended(None);
+        let writer = Writer { inner: Arc::clone(&inner), line, id: process, log };
         // Not among those: it writes what it was given, and then ends.
         tokio::spawn(writer.run(queue));
         tasks.spawn(tend::examine(Arc::clone(&inner)));
@@ -354,6 +362,14 @@ impl Journal for Postgres {
         let changes = self.shared.inner.hub.subscribe(id);
         self.shared.inner.news.want(id);
         changes
+    }
+
+    async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {
+        self.put(Write::Note(notes)).await.map(|_| ())
+    }
+
+    fn head(&self) -> Option<Head> {
+        self.shared.inner.head()
     }
 
     fn is_shared(&self) -> bool {

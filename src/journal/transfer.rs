@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::Timestamp;
-use crate::journal::{Error, entry::Entry};
+use crate::journal::{Error, audit::hex, entry::Entry};
 
 /// Rises when another payops could not read it.
 const FORMAT: u32 = 1;
@@ -216,15 +216,6 @@ fn text(line: &Line) -> serde_json::Result<String> {
     let mut text = serde_json::to_string(line)?;
     text.push('\n');
     Ok(text)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

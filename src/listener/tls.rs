@@ -63,13 +63,23 @@ impl Tls {
         Ok(Self { settings: settings.clone(), files, complaints: Mutex::default() })
     }
 
-    /// Follows the files until `stop`. Each version is logged once.
-    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+    /// The SHA-256 of the files, as they were judged last.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.files.sha256()
+    }
+
+    /// Follows the files until `stop`. Each version is logged once, and told by its
+    /// SHA-256, with what is wrong with it where it is refused.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken, judged: impl Fn(&[u8], Option<String>)) {
         let tell = |_: &Arc<ServerConfig>, refreshed| match refreshed {
             Some(Refreshed::Unchanged) => (),
-            Some(Refreshed::Changed) => tracing::info!("the certificates changed"),
+            Some(Refreshed::Changed) => {
+                tracing::info!("the certificates changed");
+                judged(&self.sha256(), None);
+            }
             Some(Refreshed::Refused(mistakes)) => {
                 tracing::error!(%mistakes, "the new certificates are refused, the old ones stay");
+                judged(&self.sha256(), Some(mistakes.to_string()));
             }
             None => {
                 tracing::error!("the certificates were not looked at");

@@ -5,6 +5,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::clock::Timestamp;
 use crate::journal::{
     Error, Filter, Journal, Loss, Tombstone, Written,
+    audit::{Head, Record},
     entry::{Entry, Tally},
 };
 use crate::metrics::Metrics;
@@ -119,6 +120,14 @@ impl<J: Journal> Journal for Metered<J> {
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
         self.journal.changes(id)
+    }
+
+    async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {
+        self.measured("note", self.journal.note(notes), read).await
+    }
+
+    fn head(&self) -> Option<Head> {
+        self.journal.head()
     }
 
     fn is_shared(&self) -> bool {

@@ -28,6 +28,7 @@ async fn room(received: Received) -> Room {
         operation: Operation { transaction: transaction_id, action: Action::Void },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
+        trace_id: None,
     };
     let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(2), jitter_percent: 0 };
     let directory = tempfile::tempdir().unwrap();

@@ -101,6 +101,7 @@ fn room_of(directory: tempfile::TempDir, new: bool) -> Room {
     let settings = embedded::Settings {
         directory: directory.path().to_owned(),
         terms: Terms { new, ..Terms::beginning() },
+        audit: crate::journal::audit::Key::none(),
     };
     let journal = Embedded::open(&settings, &clock, &schedule).unwrap();
     let psp = Listing::default();
@@ -134,6 +135,7 @@ impl Room {
             operation: Operation { transaction: transaction.clone(), action: Action::Void },
             guards: Guards::default(),
             permit: crate::payment::permit::Permit::default(),
+            trace_id: None,
         };
         let mut entry = Entry::start(&command, created_at, NOW, NOW);
         let transaction_status = "AUTHORIZATION_VOIDED".to_owned();

@@ -181,6 +181,7 @@ pub fn psp(data: &[u8]) {
             operation,
             guards,
             permit: Permit::default(),
+            trace_id: None,
         };
         let tag = command.tag();
         let verdict = judge::judge(&judge::Sought::of(&command, &tag), &transaction);
@@ -334,6 +335,7 @@ fn settings(subject: SubjectKind) -> issuer::Settings {
         url: "https://issuer.example".to_owned(),
         audiences: vec!["payops".to_owned()],
         jwks_url: None,
+        token_review_url: None,
         ca_file: None,
         token_file: None,
         algorithms: Algorithm::ALL.to_vec(),

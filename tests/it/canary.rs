@@ -1,5 +1,5 @@
 //! Canaries: a string of its own in every secret and every personal field. None of them is ever seen again: not in a log
-//! at its most talkative, not in a journal, not in an error, not in a `Debug`.
+//! at its most talkative, not in a journal or its audit, not in an error, not in a `Debug`.
 //!
 //! What callers write into texts of a command (reason, reference, metadata, descriptions) is part of the command: the
 //! journal has to keep it, since a retry is compared with it and the PSP may have to be sent it again. It is in the
@@ -25,6 +25,7 @@ const CLIENT_SECRET: &str = "canary-client-secret-93ac";
 const TOKEN: &str = "canary-token-of-orders-51de";
 const STRANGER: &str = "canary-token-of-nobody-77b0";
 const WEBHOOK: &str = "canary-webhook-secret-e2c4";
+const AUDIT_KEY: &str = "canary-audit-key-a7f0-of-32-bytes";
 /// A token of an issuer that nobody trusts; the middle says `canary-claims-d41a`.
 const JWT: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.eyJpc3MiOiJodHRwczovL2EiLCJzdWIiOiJjYW5hcnktY2xhaW1zLWQ0MWEifQ.Y2FuYXJ5LXNpZ25hdHVyZQ";
 
@@ -46,9 +47,10 @@ fn customer() -> Value {
 
 /// Everything that must be nowhere.
 fn secrets(database_password: &str) -> Vec<String> {
-    let mut all: Vec<String> = [CLIENT_ID, CLIENT_SECRET, TOKEN, STRANGER, WEBHOOK, JWT, database_password]
-        .map(str::to_owned)
-        .into();
+    let mut all: Vec<String> =
+        [CLIENT_ID, CLIENT_SECRET, TOKEN, STRANGER, WEBHOOK, AUDIT_KEY, JWT, database_password]
+            .map(str::to_owned)
+            .into();
     all.extend(JWT.split('.').skip(1).map(str::to_owned));
     all.push("canary-claims-d41a".to_owned());
     texts(&customer(), &mut all);
@@ -125,6 +127,8 @@ async fn place_with(database: Option<&Postgres>) -> (Place, std::net::SocketAddr
     let caller = format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n{ALLOW_ALL}");
     place.write("callers.toml", &format!("{issuer}{caller}"));
     place.write("webhook_secret", WEBHOOK);
+    place.write("audit_key", AUDIT_KEY);
+    place.set("audit", "key_file = \"audit_key\"\n");
     let webhook = free_address();
     place.set("webhook", &format!("listen = \"{webhook}\"\nsecret_file = \"webhook_secret\"\n"));
     place.set("log", "level = \"trace\"\nformat = \"json\"\n");
@@ -241,13 +245,16 @@ async fn no_secret_and_nothing_personal_is_ever_told() {
         let rows = database.map(|database| rows(database::name(database)));
         place::signal(&life, rustix::process::Signal::TERM);
         assert_eq!(place::ended(&mut life).await.code(), Some(0));
+        let config = place.path("payops.toml").display().to_string();
+        let audit = place::text(&place::run(&["audit", "export", "--config", &config]).await.stdout);
+        assert!(audit.contains("\"refusal\"") && audit.contains("\"refunded\""), "{audit}");
 
         let secrets = secrets(database::PASSWORD);
         let free_texts = [REASON, NOTE, DESCRIPTION, WRONG].map(str::to_owned);
         let (log, stdout) = (place.log(), fs::read_to_string(place.path("stdout")).unwrap());
         // It is as talkative as it can be, or this would prove nothing.
         assert!(log.contains("\"level\":\"TRACE\"") && log.contains("\"level\":\"DEBUG\""));
-        for (name, text) in [("log", &log), ("output", &stdout), ("errors", &errors)] {
+        for (name, text) in [("log", &log), ("output", &stdout), ("errors", &errors), ("audit", &audit)] {
             must_be_nowhere(&secrets, name, text);
             must_be_nowhere(&free_texts, name, text);
         }
@@ -287,6 +294,7 @@ fn no_debug_shows_a_secret() {
         client_secret: source(CLIENT_SECRET),
     }];
     config.webhook.secret = Some(source(WEBHOOK));
+    config.audit.key = Some(source(AUDIT_KEY));
     let callers = format!(
         "[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{}\"]\n",
         payops::callers::token_hash(TOKEN)
@@ -296,7 +304,8 @@ fn no_debug_shows_a_secret() {
     let mut transaction = json!({"id": "T12345678.a", "status": "AUTHORIZED", "currency": "NOK", "amount": 1, "events": events});
     merge(&mut transaction);
     let read = payops::psp::dintero::wire::transaction(transaction.to_string().as_bytes()).unwrap();
-    let printed =
-        format!("{config:?} {:?} {:?} {read:?}", config.describe(), callers.names().collect::<Vec<_>>());
+    let keys = payops::journal::audit::Key::configured(&config.audit).unwrap();
+    let names = callers.names().collect::<Vec<_>>();
+    let printed = format!("{config:?} {:?} {names:?} {read:?} {keys:?}", config.describe());
     must_be_nowhere(&secrets(database::PASSWORD), "Debug", &printed);
 }

@@ -199,6 +199,8 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("exactly_once.settle_max = '24h'\nexactly_once.loss_quiet = '25h'\nexactly_once.loss_fence = '25h'", "sweep.look_back", "something would never be compared; raise it, or lower sweep.every"),
     ("sweep.every = '59s'", "sweep.every", "for a sandbox on this machine only"),
     ("webhook.listen = '127.0.0.1:1'", "webhook.secret_file", "is missing: nobody's webhook could be told from Dintero's; set it or PAYOPS_WEBHOOK_SECRET"),
+    ("audit.key_file = 'password'", "audit.key_file", "has a key of less than 32 bytes, which could be guessed; let it name a readable file"),
+    ("audit.key_file = 'missing'", "audit.key_file", "its file cannot be used (No such file"),
     ("webhook.secret_file = 'webhook_secret'", "webhook.listen", "no webhook would be received; give an address"),
     ("webhook.listen = '127.0.0.1:50051'\nwebhook.secret_file = 'webhook_secret'", "webhook.listen", "is server.listen; give it a port of its own"),
     ("server.health_listen = '127.0.0.1:50051'", "server.health_listen", "is server.listen; give it a port of its own"),
@@ -487,10 +489,11 @@ fn example(folder: &Path) -> String {
         "tls.key",
         "client_ca.crt",
         "webhook_secret",
+        "audit_key",
         "postgres_password",
         "postgres_ca.pem",
     ] {
-        fs::write(folder.join(name), "x").unwrap();
+        fs::write(folder.join(name), "x".repeat(32)).unwrap();
     }
     EXAMPLE.replace("/etc/payops", folder.to_str().unwrap())
 }

@@ -187,9 +187,17 @@ impl Server {
 
     /// Runs statements as the superuser, and gives what they print.
     pub fn sql(&self, database: &str, sql: &str) -> String {
+        self.try_sql(database, sql).unwrap_or_else(|told| panic!("{sql}: {told}"))
+    }
+
+    /// The same, or what is wrong.
+    pub fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = self.psql(database, sql).output().unwrap();
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 
     /// Waits until a query says that it is so.

@@ -10,6 +10,8 @@ use std::{
 
 use futures::future::try_join_all;
 use payops::grpc::pb::OperationState;
+use payops::journal::audit::{Key, verify::Verifier};
+use payops::journal::postgres;
 use rustix::process::Signal;
 use tokio::{process::Child, task::block_in_place};
 
@@ -233,6 +235,11 @@ async fn three_replicas_answer_as_one_whatever_becomes_of_them_and_of_their_data
     // Whichever server it is by now, it knows them all.
     let rows = cluster.primary.sql(name(&database), "SELECT count(*) FROM payops.operations");
     assert_eq!(rows.parse::<usize>().unwrap(), journal.len());
+    // Whoever was killed, and whatever was undone: each write is told, and none that is not there.
+    let verifier = Verifier::new(vec![Key::none()]);
+    let audited = postgres::verify(&cluster.at(name(&database)), verifier).await.unwrap();
+    assert_eq!(audited.findings, Vec::<String>::new());
+    assert_eq!(audited.operations, u64::try_from(journal.len()).unwrap());
     let alarms = run.alarms();
     // What a database in trouble is to be told of.
     let foreseen = ["the database is not fit", "a result could not be recorded"];

@@ -11,7 +11,7 @@ mod loss;
 mod measured;
 mod moving;
 mod opening;
-mod postgres;
+pub mod postgres;
 mod retention;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -23,8 +23,8 @@ use payops::journal::{Error, Journal as _, Written};
 use payops::payment::outcome::{Proof, Sums};
 use payops::payment::{Action, Amount, Capture, Command, Guards, Operation};
 
-const NOW: Timestamp = Timestamp(1_750_000_000_000);
-const DAY: Duration = Duration::from_hours(24);
+pub const NOW: Timestamp = Timestamp(1_750_000_000_000);
+pub const DAY: Duration = Duration::from_hours(24);
 /// How long a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -62,7 +62,7 @@ impl Place {
 
 /// Tries again where a journal that was just closed is still in use: a process that another test starts has, for a
 /// moment, a copy of every file that is open here, and of the lock.
-fn once_free<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+pub fn once_free<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     let began = std::time::Instant::now();
     loop {
         match work() {
@@ -74,12 +74,12 @@ fn once_free<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     }
 }
 
-fn schedule() -> Schedule {
+pub fn schedule() -> Schedule {
     Schedule { first: Vec::new(), then: Duration::from_mins(5), jitter_percent: 0 }
 }
 
 /// A capture that was just recorded, on a transaction of its own.
-fn started(key: &str, now: Timestamp) -> Entry {
+pub fn started(key: &str, now: Timestamp) -> Entry {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let capture = Capture {
         amount: Amount::new(29_990).unwrap(),
@@ -97,15 +97,16 @@ fn started(key: &str, now: Timestamp) -> Entry {
         },
         guards: Guards::default(),
         permit: payops::payment::permit::Permit::default(),
+        trace_id: None,
     };
     Entry::start(&command, now, now + Duration::from_hours(4), now + Duration::from_secs(45))
 }
 
-fn after(entry: &Entry, event: &Event, now: Timestamp) -> Entry {
+pub fn after(entry: &Entry, event: &Event, now: Timestamp) -> Entry {
     entry.after(event, now, &schedule()).unwrap().unwrap()
 }
 
-fn proven() -> Event {
+pub fn proven() -> Event {
     Event::Proven(Proof {
         event_id: Some("4eee0ef7-5b6c-4c3a-9a2e-8a3f1b2c3d4e".to_owned()),
         amount: 29_990,
@@ -116,16 +117,16 @@ fn proven() -> Event {
     })
 }
 
-fn not_sent() -> Event {
+pub fn not_sent() -> Event {
     Event::NotSent { why: "connection refused".to_owned() }
 }
 
-async fn insert(journal: &Embedded, entry: &Entry) {
+pub async fn insert(journal: &Embedded, entry: &Entry) {
     assert_eq!(journal.insert(entry.clone()).await.unwrap(), Written::Done);
 }
 
 /// Writes the change and gives the entry after it.
-async fn change(journal: &Embedded, entry: &Entry, event: &Event, now: Timestamp) -> Entry {
+pub async fn change(journal: &Embedded, entry: &Entry, event: &Event, now: Timestamp) -> Entry {
     let next = after(entry, event, now);
     assert_eq!(journal.update(next.clone()).await.unwrap(), Written::Done);
     next
@@ -140,7 +141,7 @@ fn minted(at: Timestamp) -> String {
 }
 
 /// Copies a folder's files.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();

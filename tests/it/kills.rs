@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use payops::journal::embedded::stats;
+use payops::journal::audit::{Key, verify::Verifier};
+use payops::journal::embedded::{self, stats};
 use rustix::process::Signal;
 use tokio::process::Child;
 
@@ -101,8 +102,11 @@ async fn whatever_is_killed_every_answer_was_true_and_every_key_had_one_effect_a
 
     signal(&last, Signal::KILL);
     assert!(!ended(&mut last).await.success());
-    let sound = payops::journal::embedded::check(&run.places[0].path("journal")).unwrap();
+    let sound = embedded::check(&run.places[0].path("journal")).unwrap();
     assert_eq!(usize::try_from(sound.entries).unwrap(), journal.len());
+    // Each write is told, and none that is not there.
+    let audited = embedded::verify(&run.places[0].path("journal"), Verifier::new(vec![Key::none()])).unwrap();
+    assert_eq!((audited.findings, audited.operations), (Vec::new(), sound.entries));
     let alarms = run.alarms();
     assert!(alarms.is_empty(), "{alarms:#?}");
 

@@ -14,6 +14,7 @@
 mod support;
 
 mod abuse;
+mod audit;
 mod bad_input;
 mod canary;
 mod chaos;

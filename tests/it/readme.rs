@@ -114,6 +114,7 @@ fn every_link_leads_to_a_file() {
         "README.md",
         "CHANGELOG.md",
         "docs/contributing.md",
+        "docs/audit.md",
         "docs/identity.md",
         "docs/policy.md",
         "docs/sandbox.md",

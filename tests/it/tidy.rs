@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "audit",
             "auth",
             "callers",
             "clock",
@@ -34,11 +35,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("inbound", &["failure", "grpc"]),
-    ("auth", &["callers", "grpc", "issuer", "listener", "payment", "policy"]),
+    ("audit", &["clock", "journal"]),
+    ("auth", &["audit", "callers", "grpc", "issuer", "listener", "payment", "policy"]),
     ("health", &["grpc"]),
     (
         "grpc",
         &[
+            "audit",
             "clock",
             "conclude",
             "failure",

@@ -67,6 +67,12 @@ struct Entry<'a> {
 impl Entry<'_> {
     fn read(mut self) -> Settings {
         let kubernetes = self.switch("kubernetes");
+        let token_review_url =
+            self.text("token_review_url").and_then(|text| self.https("token_review_url", &text));
+        if token_review_url.is_some() && !kubernetes {
+            let problem = "has no meaning where kubernetes is not true";
+            self.wrong("token_review_url", problem, "remove it, or set kubernetes = true");
+        }
         let jwks_url = self.text("jwks_url").and_then(|text| self.https("jwks_url", &text));
         let name = self.text("name").unwrap_or_default();
         if !is_name(&name) {
@@ -92,6 +98,7 @@ impl Entry<'_> {
             name,
             url,
             audiences: self.audiences(),
+            token_review_url,
             jwks_url,
             ca_file: self.text("ca_file").map(|path| self.folder.join(path)),
             token_file: self.text("token_file").map(|path| self.folder.join(path)),
@@ -302,7 +309,9 @@ mod tests {
         ("[[issuer]]\nurl = 7", "issuer[1].url", "is no text, or empty"),
         ("[[issuer]]\njwks_url = 'http://other.example/keys'", "issuer[1].jwks_url", "is not the URL of a host with TLS"),
         ("[[issuer]]\njwks_url = 'https://a:hunter2@other.example/keys'", "issuer[1].jwks_url", "is not the URL of a host with TLS"),
-        ("[[issuer]]\naudiences = []", "issuer[1].audiences", "not a list of texts"),
+        ("[[issuer]]\ntoken_review_url = 'https://other.example/review'", "issuer[1].token_review_url", "set kubernetes = true"),
+    ("[[issuer]]\nkubernetes = true\ntoken_review_url = 'http://other.example/review'", "issuer[1].token_review_url", "is not the URL of a host with TLS"),
+    ("[[issuer]]\naudiences = []", "issuer[1].audiences", "not a list of texts"),
         ("[[issuer]]\naudiences = 'payops'", "issuer[1].audiences", "not a list of texts"),
         ("[[issuer]]\naudiences = ['']", "issuer[1].audiences", "not a list of texts"),
         ("[[issuer]]\nalgorithms = ['HS256']", "issuer[1].algorithms", "list some of \"RS256\", \"ES256\", \"EdDSA\""),

@@ -107,7 +107,7 @@ pub fn resolve(request: pb::ResolveOperationRequest, caller: &Caller) -> Result<
     }
     let reason = text(request.reason, "reason", REASON_MAX, &mut wrong).unwrap_or_default();
     let by = caller.name.clone();
-    let step = id.map(|id| Step { id, by, reason });
+    let step = id.map(|id| Step { id, by, reason, trace_id: None });
     let resolve = match request.step {
         Some(Wire::Decision(decision)) => {
             let decision = self::decision(decision);

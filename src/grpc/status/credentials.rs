@@ -11,7 +11,7 @@ pub enum Credentials {
     Invalid(&'static str),
     /// The token was usable once.
     Expired,
-    /// Whether they are usable cannot be told: the keys of the token's issuer have never been fetched.
+    /// Whether they are usable cannot be told: the token's issuer is not to be asked.
     IssuerUnavailable {
         /// When to ask again.
         retry_after: Duration,
@@ -36,7 +36,7 @@ pub fn unauthenticated(why: Credentials, trace_id: Option<&str>) -> Status {
         }
         // Not the caller's fault: a new token would be no better.
         Credentials::IssuerUnavailable { retry_after } => {
-            let message = "the token cannot be verified now, as its issuer's keys cannot be fetched; nothing was sent, \
+            let message = "the token cannot be verified now, as its issuer does not answer; nothing was sent, \
                            retry with the same key";
             Told::new(Code::Unavailable, "ISSUER_UNAVAILABLE", message).retry(retry_after)
         }

@@ -16,7 +16,7 @@ use crate::journal::{
     Error,
     embedded::{
         mark::{Acknowledged, Mark},
-        meta::{self, Meta},
+        meta::{Meta, Progress},
         new_file::NewFile,
         opening::{self, Files, Lock, Sound},
         rows, schema,
@@ -83,13 +83,14 @@ fn own(directory: &Path) -> Result<Owned, Error> {
 
 impl Owned {
     fn set_moved(&mut self, moved: bool) -> Result<(), Error> {
-        let (meta, commits) = (Meta { moved, ..self.sound.meta.clone() }, self.sound.commits + 1);
+        let meta = Meta { moved, ..self.sound.meta.clone() };
+        let commits = self.sound.progress.commits + 1;
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(rows::unavailable)?;
         meta.store(&transaction)?;
-        meta::count(&transaction, commits)?;
+        Progress { commits, ..self.sound.progress }.store(&transaction)?;
         transaction.commit().map_err(rows::unavailable)?;
         schema::empty_log(&self.connection)?;
         let mark = Mark::open(&self.files.mark).map_err(self.files.io("cannot write to"))?;

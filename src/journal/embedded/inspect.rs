@@ -56,9 +56,9 @@ pub struct Stats {
     pub in_use: bool,
 }
 
-struct Look {
-    connection: Connection,
-    files: Files,
+pub(super) struct Look {
+    pub(super) connection: Connection,
+    pub(super) files: Files,
     /// Keeps a payops from starting meanwhile. None where none ever did.
     lock: Option<Lock>,
 }
@@ -144,7 +144,7 @@ fn copy(journal: &Connection, target: &Path) -> Result<u64, Error> {
     Ok(sound.entries)
 }
 
-fn look(directory: &Path) -> Result<Look, Error> {
+pub(super) fn look(directory: &Path) -> Result<Look, Error> {
     let files = Files::of(directory);
     if !files.journal.exists() {
         return Err(Error::Unavailable("there is no journal.sqlite".to_owned()));

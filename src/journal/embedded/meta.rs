@@ -1,5 +1,5 @@
-//! What the journal knows of itself: its generation, whether it was lost, and
-//! what it has forgotten.
+//! What the journal knows of itself: its generation, whether it was lost, what
+//! it has forgotten, and how far it is.
 
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::journal::{
     Error,
+    audit::Head,
     embedded::rows::{checksum, unavailable},
 };
 
@@ -60,20 +61,38 @@ impl Meta {
     }
 }
 
-/// How many commits the journal has seen.
-pub(super) fn commits(connection: &Connection) -> Result<u64, Error> {
-    let commits: i64 = connection
-        .query_row("SELECT commits FROM progress WHERE id = 1", [], |row| row.get(0))
-        .map_err(|_| Error::Corrupt("it does not count its commits".to_owned()))?;
-    Ok(u64::try_from(commits).unwrap_or_default())
+/// How far the journal is. Part of each commit that changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// How many commits it has seen.
+    pub(super) commits: u64,
+    /// How far its audit is.
+    pub(super) head: Head,
 }
 
-/// Part of each commit that changes anything.
-pub(super) fn count(connection: &Connection, commits: u64) -> Result<(), Error> {
-    let commits = i64::try_from(commits).unwrap_or(i64::MAX);
-    connection
-        .prepare_cached("UPDATE progress SET commits = ?1 WHERE id = 1")
-        .and_then(|mut statement| statement.execute([commits]))
-        .map(|_| ())
-        .map_err(unavailable)
+impl Progress {
+    pub(super) fn load(connection: &Connection) -> Result<Self, Error> {
+        let (commits, head, sum): (i64, String, Vec<u8>) = connection
+            .query_row("SELECT commits, head, checksum FROM progress WHERE id = 1", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .map_err(|_| Error::Corrupt("it does not count its commits".to_owned()))?;
+        if checksum(&[&commits.to_be_bytes(), head.as_bytes()]) != sum {
+            return Err(Error::Corrupt("the checksum of its count of commits does not fit".to_owned()));
+        }
+        let head = head.parse().map_err(|why: &str| Error::Corrupt(why.to_owned()))?;
+        Ok(Self { commits: u64::try_from(commits).unwrap_or_default(), head })
+    }
+
+    pub(super) fn store(&self, connection: &Connection) -> Result<(), Error> {
+        let (commits, head) = (i64::try_from(self.commits).unwrap_or(i64::MAX), self.head.to_string());
+        let sum = checksum(&[&commits.to_be_bytes(), head.as_bytes()]);
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO progress (id, commits, head, checksum) VALUES (1, ?1, ?2, ?3)",
+            )
+            .and_then(|mut statement| statement.execute(params![commits, head, sum]))
+            .map(|_| ())
+            .map_err(unavailable)
+    }
 }

@@ -16,10 +16,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::clock::Timestamp;
 use crate::journal::{
     Error,
+    audit::Chain,
     embedded::{
         Settings,
+        audit::{self, Batch},
         mark::{Acknowledged, Found, Mark},
-        meta::{self, Meta},
+        meta::{Meta, Progress},
         rows, schema, wal,
     },
     entry::{Event, Schedule},
@@ -31,6 +33,7 @@ pub(super) struct Opened {
     pub(super) mark: Mark,
     pub(super) meta: Meta,
     pub(super) commits: u64,
+    pub(super) chain: Chain,
     pub(super) lock: Lock,
 }
 
@@ -54,7 +57,7 @@ pub(super) enum Lock {
 /// What was found in a file that is sound.
 pub(super) struct Sound {
     pub(super) meta: Meta,
-    pub(super) commits: u64,
+    pub(super) progress: Progress,
     pub(super) entries: u64,
 }
 
@@ -174,7 +177,8 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
         // that was brought here without its mark.
         write_mark(files, &mark, Acknowledged { generation, commits: 0 })?;
     }
-    let commits = known.as_ref().map_or(0, |known| known.commits) + 1;
+    let progress = known.as_ref().map(|known| known.progress);
+    let commits = progress.map_or(0, |progress| progress.commits) + 1;
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(rows::unavailable)?;
     let meta = match known {
@@ -186,11 +190,15 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
     };
     let meta = Meta { lost_at: loss.map(|_| now).or(meta.lost_at), ..meta };
     meta.store(&transaction)?;
+    let chain =
+        audit::begin(&transaction, &settings.audit, progress.map(|progress| progress.head).as_ref(), now)?;
+    let mut audit = Batch::next(&transaction, &chain);
     if loss.is_some() {
-        fence(&transaction, now, settings)?;
+        fence(&mut audit, &transaction, now, settings)?;
     }
-    take_over(&transaction, now, schedule)?;
-    meta::count(&transaction, commits)?;
+    take_over(&mut audit, &transaction, now, schedule)?;
+    let chain = audit.end();
+    Progress { commits, head: chain.head() }.store(&transaction)?;
     transaction.commit().map_err(rows::unavailable)?;
     // Whatever was read from the log is written and synced once more: after a
     // sync that failed in an earlier life the log may be good in memory alone.
@@ -204,20 +212,19 @@ fn prepare(files: &Files, settings: &Settings, now: Timestamp, schedule: &Schedu
             "journal.new is set and the journal is there: remove it, or a loss will be taken for a beginning"
         );
     }
-    Ok(Opened { connection, mark, meta, commits, lock })
+    Ok(Opened { connection, mark, meta, commits, chain, lock })
 }
 
 /// Everything that can be said of a file without the world around it.
 pub(super) fn verify(connection: &Connection) -> Result<Sound, Error> {
     let began = Instant::now();
     schema::verify(connection)?;
-    let meta = Meta::load(connection)?;
-    let commits = meta::commits(connection)?;
+    let (meta, progress) = (Meta::load(connection)?, Progress::load(connection)?);
     schema::verify_structure(connection)?;
     let entries = rows::verify(connection)?;
     let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(entries, milliseconds, "the journal was checked");
-    Ok(Sound { meta, commits, entries })
+    Ok(Sound { meta, progress, entries })
 }
 
 /// Whether this is the journal that was written last. If it surely is not, and
@@ -243,7 +250,7 @@ pub(super) fn compare(
     }
     // Whoever raises the generation says that an older state came back.
     let marked = marked.filter(|marked| marked.generation == generation);
-    let commits = known.map_or(0, |known| known.commits);
+    let commits = known.map_or(0, |known| known.progress.commits);
     if let Some(marked) = marked.filter(|marked| marked.commits > commits) {
         return Err(Error::Corrupt(format!(
             "it has {commits} commits, and {} were acknowledged: the last ones are damaged, or an older journal was \
@@ -262,23 +269,35 @@ pub(super) fn compare(
 }
 
 /// What is open may have had a later attempt, of which nothing is known.
-fn fence(connection: &Connection, now: Timestamp, settings: &Settings) -> Result<(), Error> {
+fn fence(
+    audit: &mut Batch<'_>,
+    connection: &Connection,
+    now: Timestamp,
+    settings: &Settings,
+) -> Result<(), Error> {
     for entry in rows::open(connection)? {
         if let Some(next) = entry.after_loss(now, now + settings.terms.loss_fence) {
             rows::update(connection, &next)?;
+            audit.wrote(&next)?;
         }
     }
     Ok(())
 }
 
 /// Holding the lock proves that whoever started these is dead.
-fn take_over(connection: &Connection, now: Timestamp, schedule: &Schedule) -> Result<(), Error> {
+fn take_over(
+    audit: &mut Batch<'_>,
+    connection: &Connection,
+    now: Timestamp,
+    schedule: &Schedule,
+) -> Result<(), Error> {
     let why = "payops ended while the attempt was under way".to_owned();
     for entry in rows::open(connection)?.into_iter().filter(|entry| entry.state.is_sending()) {
         let event = Event::doubted(why.clone());
         if let Some(mut next) = entry.after(&event, now, schedule)? {
             next.reading.next_at = Some(now);
             rows::update(connection, &next)?;
+            audit.wrote(&next)?;
         }
     }
     Ok(())

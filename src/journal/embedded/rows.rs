@@ -311,6 +311,26 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<(String, Vec<u8>)> {
 /// Compares everything that is stored of each entry and each tombstone with its
 /// checksum and its record. Says how many entries there are.
 pub(super) fn verify(connection: &Connection) -> Result<u64, Error> {
+    let (mut entries, mut damaged) = (0, None);
+    judge(connection, |id, entry| {
+        entries += 1;
+        if entry.is_none() {
+            damaged.get_or_insert_with(|| id.to_owned());
+        }
+    })?;
+    if let Some(id) = damaged {
+        return Err(Error::Corrupt(format!("the entry of operation {id} is not what was written")));
+    }
+    verify_tombstones(connection)?;
+    Ok(entries)
+}
+
+/// Each entry by its id, with its checksum; none where what is stored of it does
+/// not fit together.
+pub(super) fn judge(
+    connection: &Connection,
+    mut take: impl FnMut(&str, Option<(Entry, Vec<u8>)>),
+) -> Result<(), Error> {
     let mut statement = connection
         .prepare(
             "SELECT record, checksum, id, caller, key, transaction_id, state, open, revision, created_at,
@@ -319,16 +339,16 @@ pub(super) fn verify(connection: &Connection) -> Result<u64, Error> {
         )
         .map_err(unavailable)?;
     let mut rows = statement.query([]).map_err(unavailable)?;
-    let mut entries = 0;
     while let Some(row) = rows.next().map_err(unavailable)? {
+        let id = row.get::<_, [u8; 16]>(2).map(Uuid::from_bytes).unwrap_or_default();
         // What is no number, or no text, is no longer what was written.
-        let sound = is_sound(row).unwrap_or(false);
-        if !sound {
-            let id = row.get::<_, [u8; 16]>(2).map(Uuid::from_bytes).unwrap_or_default();
-            return Err(Error::Corrupt(format!("the entry of operation {id} is not what was written")));
-        }
-        entries += 1;
+        take(&id.to_string(), sound(row).unwrap_or(None));
     }
+    Ok(())
+}
+
+/// Compares what is stored of each tombstone.
+pub(super) fn verify_tombstones(connection: &Connection) -> Result<(), Error> {
     let mut statement =
         connection.prepare("SELECT key, state, checksum FROM tombstones").map_err(unavailable)?;
     let mut rows = statement.query([]).map_err(unavailable)?;
@@ -341,12 +361,13 @@ pub(super) fn verify(connection: &Connection) -> Result<u64, Error> {
             return Err(Error::Corrupt("a tombstone is not what was written".to_owned()));
         }
     }
-    Ok(entries)
+    Ok(())
 }
 
-fn is_sound(row: &Row<'_>) -> rusqlite::Result<bool> {
-    let Ok(entry) = decode(raw(row)?) else { return Ok(false) };
-    Ok(row.get::<_, [u8; 16]>(2)? == *entry.id.as_bytes()
+fn sound(row: &Row<'_>) -> rusqlite::Result<Option<(Entry, Vec<u8>)>> {
+    let (record, sum) = raw(row)?;
+    let Ok(entry) = record::decode(&record, &sum) else { return Ok(None) };
+    let fits = row.get::<_, [u8; 16]>(2)? == *entry.id.as_bytes()
         && row.get_ref(3)?.as_str()? == entry.caller.as_str()
         && row.get_ref(4)?.as_str()? == entry.key.as_str()
         && row.get_ref(5)?.as_str()? == entry.operation.transaction.as_str()
@@ -355,7 +376,8 @@ fn is_sound(row: &Row<'_>) -> rusqlite::Result<bool> {
         && row.get::<_, i64>(8)? == signed(entry.revision)
         && row.get::<_, i64>(9)? == entry.created_at.0
         && row.get::<_, i64>(10)? == entry.updated_at.0
-        && row.get::<_, Option<i64>>(11)? == entry.reading.next_at.map(|at| at.0))
+        && row.get::<_, Option<i64>>(11)? == entry.reading.next_at.map(|at| at.0);
+    Ok(fits.then_some((entry, sum)))
 }
 
 fn decode((record, checksum): (String, Vec<u8>)) -> Result<Entry, Error> {

@@ -11,7 +11,7 @@ use crate::journal::{Error, embedded::rows::unavailable};
 /// "payo": marks the file as ours.
 const APPLICATION_ID: i32 = 0x7061_796f;
 /// Rises when a table changes in a way that another payops cannot read.
-const FORMAT: i32 = 2;
+const FORMAT: i32 = 3;
 
 const TABLES: &str = "
 CREATE TABLE operations (
@@ -39,8 +39,20 @@ CREATE TABLE tombstones (
     checksum BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL, checksum BLOB NOT NULL) STRICT;
-CREATE TABLE progress (id INTEGER PRIMARY KEY CHECK (id = 1), commits INTEGER NOT NULL) STRICT;
-INSERT INTO progress VALUES (1, 0);
+CREATE TABLE progress (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    commits  INTEGER NOT NULL,
+    head     TEXT NOT NULL,
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE TABLE audit (
+    chain BLOB NOT NULL,
+    batch INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    body  TEXT NOT NULL,
+    link  BLOB NOT NULL,
+    PRIMARY KEY (chain, batch, place)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Opens the file for its one writer, or makes it. [`use_log`] comes next, once

@@ -9,12 +9,14 @@ use std::sync::{
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::journal::{
     Error, Written,
+    audit::{Chain, Head, Record},
     embedded::{
+        audit::Batch,
         mark::{Acknowledged, Mark},
-        meta::{self, Meta},
+        meta::{Meta, Progress},
         opening::Lock,
         rows,
     },
@@ -38,6 +40,8 @@ pub(super) enum Write {
     Forget(Timestamp, usize),
     /// Takes part in a commit and changes nothing.
     Check,
+    /// Adds to the audit what is no write of an entry.
+    Note(Vec<Record>),
 }
 
 #[derive(Debug)]
@@ -52,9 +56,13 @@ pub(super) struct Writer {
     pub(super) mark: Mark,
     pub(super) meta: Meta,
     pub(super) commits: u64,
+    pub(super) chain: Chain,
+    /// How far the audit is, for all to see.
+    pub(super) head: Arc<Mutex<Head>>,
     pub(super) hub: Arc<Hub>,
     pub(super) tallies: Arc<Mutex<Tallies>>,
     pub(super) broken: Arc<AtomicBool>,
+    pub(super) clock: Clock,
     /// Keys that are older, and tell so, left no tombstone.
     pub(super) forgotten_before: Arc<AtomicI64>,
     /// Held until the last write is over.
@@ -117,32 +125,39 @@ impl Writer {
         let mut results = Vec::with_capacity(writes.len());
         let mut changed = false;
         let mut meta = self.meta.clone();
+        let mut audit = Batch::next(&transaction, &self.chain);
         for write in writes {
             let result = match write {
                 Write::Insert(entry) => {
-                    insert(&transaction, entry, &self.tallies, counted).map(Answer::Written)
+                    insert(&transaction, entry, &mut audit, &self.tallies, counted).map(Answer::Written)
                 }
                 Write::Update(entry) => {
-                    update(&transaction, entry, &self.tallies, counted).map(Answer::Written)
+                    update(&transaction, entry, &mut audit, &self.tallies, counted).map(Answer::Written)
                 }
                 Write::Forget(before, most) => {
                     // A key of then is refused from now on, whatever is found.
                     self.forgotten_before.fetch_max(before.0, Ordering::AcqRel);
-                    forget(&transaction, &mut meta, *before, *most).map(Answer::Forgotten)
+                    forget(&transaction, &mut audit, &mut meta, (*before, *most, self.clock.now()))
+                        .map(Answer::Forgotten)
                 }
                 Write::Check => Ok(Answer::Written(Written::Done)),
+                Write::Note(notes) => {
+                    let noted = notes.iter().try_for_each(|note| audit.append(note));
+                    noted.map(|()| Answer::Written(Written::Done))
+                }
             };
             changed |= matches!(result, Ok(Answer::Written(Written::Done) | Answer::Forgotten(1..)));
-            // A failing statement may have ended the whole transaction: then
-            // none of it is written.
+            // A failing statement may have ended the whole transaction, or left a
+            // write untold: then none of it is written.
             match result {
-                Err(error) if transaction.is_autocommit() => return Err(error),
+                Err(error) if transaction.is_autocommit() || audit.has_failed() => return Err(error),
                 result => results.push(result),
             }
         }
         let commits = self.commits + u64::from(changed);
+        let chain = audit.end();
         if changed {
-            meta::count(&transaction, commits)?;
+            Progress { commits, head: chain.head() }.store(&transaction)?;
         }
         match transaction.commit() {
             Ok(()) => {}
@@ -157,6 +172,8 @@ impl Writer {
         }
         self.meta = meta;
         self.commits = commits;
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = chain.head();
+        self.chain = chain;
         // One that is behind is no harm: it says less.
         if changed
             && let Err(error) = self.mark.write(Acknowledged { generation: self.meta.generation, commits })
@@ -170,6 +187,7 @@ impl Writer {
 fn insert(
     connection: &Connection,
     entry: &Entry,
+    audit: &mut Batch<'_>,
     tallies: &Mutex<Tallies>,
     counted: &mut Vec<(Tally, i64)>,
 ) -> Result<Written, Error> {
@@ -181,6 +199,7 @@ fn insert(
         return Ok(Written::Beyond { spent });
     }
     let written = rows::insert(connection, entry)?;
+    audit.wrote(entry)?;
     count(&mut tallies, entry, counted);
     Ok(written)
 }
@@ -188,6 +207,7 @@ fn insert(
 fn update(
     connection: &Connection,
     entry: &Entry,
+    audit: &mut Batch<'_>,
     tallies: &Mutex<Tallies>,
     counted: &mut Vec<(Tally, i64)>,
 ) -> Result<Written, Error> {
@@ -199,6 +219,7 @@ fn update(
     }
     let written = rows::update(connection, entry)?;
     if written == Written::Done {
+        audit.wrote(entry)?;
         count(&mut tallies, entry, counted);
     }
     Ok(written)
@@ -211,8 +232,16 @@ fn count(tallies: &mut Tallies, entry: &Entry, counted: &mut Vec<(Tally, i64)>) 
     }
 }
 
-fn forget(connection: &Connection, meta: &mut Meta, before: Timestamp, most: usize) -> Result<usize, Error> {
+fn forget(
+    connection: &Connection,
+    audit: &mut Batch<'_>,
+    meta: &mut Meta,
+    (before, most, at): (Timestamp, usize, Timestamp),
+) -> Result<usize, Error> {
     let forgotten = rows::forget(connection, before, most)?;
+    if forgotten > 0 {
+        audit.append(&Record::Forgotten { at, before })?;
+    }
     if forgotten > 0 && meta.forgotten_before < Some(before) {
         meta.forgotten_before = Some(before);
         meta.store(connection)?;

@@ -12,7 +12,7 @@ impl Entry {
         if !self.state.is_open() {
             return None;
         }
-        let mut next = self.successor();
+        let mut next = self.successor("found in a journal that was lost", now);
         // That the PSP pushed back is known of this attempt, not of a later one.
         if let State::InDoubt { pushback, .. } = &mut next.state {
             *pushback = false;

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
 use super::*;
 use crate::payment::{
     Action, Amount, Capture, Guards,
@@ -37,6 +39,7 @@ fn entry() -> Entry {
         },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
+        trace_id: None,
     };
     Entry::start(&command, NOW, NOW + Duration::from_hours(4), NOW + Duration::from_secs(45))
 }

@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio_postgres::{Client, types::Type};
 
 use crate::journal::{
+    audit::Chain,
     entry::{Entry, spent::Tally},
     postgres::{
+        audit::Told,
         line::{Broke, Work},
         rows::{self, Columns, Parameter},
     },
@@ -55,6 +57,8 @@ const BEGIN: &str =
 pub(super) struct Counted<'a> {
     pub(super) entries: Vec<&'a Entry>,
     pub(super) epoch: i64,
+    /// What they are told in.
+    pub(super) chain: Chain,
     /// Changes of entries that are there, or new ones.
     pub(super) changes: bool,
 }
@@ -202,11 +206,13 @@ impl Counted<'_> {
     async fn put(&self, client: &Client, some: &[usize]) -> Result<HashSet<usize>, Broke> {
         let entries: Vec<&Entry> = some.iter().filter_map(|nth| self.entries.get(*nth)).copied().collect();
         let columns = Columns::of(entries.iter().copied()).map_err(Broke::Ours)?;
+        let placed = some.iter().copied().zip(entries.iter().copied());
+        let told = Told::of_entries(&self.chain, placed, &columns.checksum);
         let places: HashSet<usize> = if self.changes {
-            let rows = client.query_typed(rows::UPDATE, &columns.changes(&self.epoch)).await?;
+            let rows = client.query_typed(rows::UPDATE, &columns.changes(&self.epoch, &told)).await?;
             rows::places(&rows).collect()
         } else {
-            let rows = client.query_typed(rows::INSERT, &columns.inserted(&self.epoch)).await?;
+            let rows = client.query_typed(rows::INSERT, &columns.inserted(&self.epoch, &told)).await?;
             rows::inserted(&rows, &entries)
         };
         Ok(places.into_iter().filter_map(|place| some.get(place).copied()).collect())

@@ -9,10 +9,12 @@ use tokio_postgres::types::Type;
 use crate::clock::Timestamp;
 use crate::journal::{
     Error,
+    audit::Record,
     entry::spent::day_of,
     postgres::{
+        audit::Told,
         counted,
-        line::Failed,
+        line::{Failed, Ran},
         rows::{self, Parameter},
         writer::Writer,
     },
@@ -31,7 +33,19 @@ impl Writer {
         most: usize,
         until: Instant,
     ) -> Result<usize, Error> {
-        self.take_away(rows::FORGET, before, most, until).await
+        let chain = self.chain(until).await?;
+        let told = Told::of(&chain, [&Record::Forgotten { at: self.inner.clock.now(), before }]);
+        let (count, epoch) = (i64::try_from(most).unwrap_or(i64::MAX), self.inner.epoch());
+        let mut parameters: Vec<Parameter<'_>> =
+            vec![(&before.0, Type::INT8), (&count, Type::INT8), (&epoch, Type::INT8)];
+        parameters.extend(told.parameters());
+        let forgotten = self.line.statement(rows::FORGET, &parameters, until).await;
+        match &forgotten {
+            Ok(Ran { done, repeated: false }) if done.is_empty() => {}
+            Ok(Ran { repeated: false, .. }) => self.told(told.links()),
+            _ => self.log.doubt(),
+        }
+        Ok(forgotten?.done.len())
     }
 
     /// In two steps, a while apart: first such keys are refused whether or not

@@ -13,11 +13,14 @@ use std::{collections::BTreeMap, mem, path::Path, time::Duration};
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
 
+use crate::clock::Timestamp;
 use crate::config::Postgres as Connection;
 use crate::journal::{
     Error,
+    audit::{Chain, Key, Made},
     entry::{Entry, Tally, spent::day_of},
     postgres::{
+        audit::{self, Told},
         connection::{Connected, Connector, Purpose, unavailable, within},
         counted, migrate,
         opening::{self, Meta, NO_PARAMETERS, get},
@@ -42,7 +45,7 @@ pub struct Imported {
 }
 
 /// Takes the file in. Makes the tables where that is allowed.
-pub async fn import(postgres: &Connection, file: &Path) -> Result<Imported, Error> {
+pub async fn import(postgres: &Connection, audit: &Key, file: &Path) -> Result<Imported, Error> {
     let sum = check(file)?;
     let connected = Connector::new(postgres)?.connect(Purpose::Write, None).await?;
     if postgres.migrate {
@@ -56,7 +59,9 @@ pub async fn import(postgres: &Connection, file: &Path) -> Result<Imported, Erro
     if !again {
         let (reader, head) = Reader::open(file)?;
         let epoch = take_place(&connected, &head).await?;
-        let tallies = fill(&connected, reader, epoch).await?;
+        let now = opening::status(&connected).await?.shown.now;
+        let chain = audit::begin(&connected.client, audit, "a journal was imported", now).await?;
+        let tallies = fill(&connected, reader, (epoch, chain, now)).await?;
         tally(&connected, tallies).await?;
         record(&connected, &sum).await?;
     }
@@ -121,8 +126,12 @@ async fn take_place(connected: &Connected, head: &Head) -> Result<i64, Error> {
 }
 
 /// Gives what its entries count of each day.
-async fn fill(connected: &Connected, mut reader: Reader, epoch: i64) -> Result<BTreeMap<Tally, i64>, Error> {
-    let since = day_of(opening::status(connected).await?.shown.now) - 1;
+async fn fill(
+    connected: &Connected,
+    mut reader: Reader,
+    (epoch, mut chain, now): (i64, Chain, Timestamp),
+) -> Result<BTreeMap<Tally, i64>, Error> {
+    let since = day_of(now) - 1;
     let mut tallies = BTreeMap::new();
     let (mut entries, mut tombstones) = (Vec::new(), Vec::new());
     loop {
@@ -133,13 +142,14 @@ async fn fill(connected: &Connected, mut reader: Reader, epoch: i64) -> Result<B
                 if let Some((tally, amount)) = entry.counts_since(since) {
                     *tallies.entry(tally).or_insert(0) += amount;
                 }
-                entries.push(*entry);
+                let made = Made { event: "imported", at: Some(now), ..Made::default() };
+                entries.push(Entry { made, ..*entry });
             }
             Line::Tombstone(left) => tombstones.push(left),
             Line::Journal(_) | Line::End(_) => {}
         }
         if entries.len() == BATCH || is_end {
-            insert(connected, mem::take(&mut entries), epoch).await?;
+            insert(connected, mem::take(&mut entries), epoch, &mut chain).await?;
         }
         if tombstones.len() == BATCH || is_end {
             bury(connected, mem::take(&mut tombstones)).await?;
@@ -161,9 +171,16 @@ async fn tally(connected: &Connected, tallies: BTreeMap<Tally, i64>) -> Result<(
     Ok(())
 }
 
-async fn insert(connected: &Connected, entries: Vec<Entry>, epoch: i64) -> Result<(), Error> {
+async fn insert(
+    connected: &Connected,
+    entries: Vec<Entry>,
+    epoch: i64,
+    chain: &mut Chain,
+) -> Result<(), Error> {
     let columns = Columns::of(&entries)?;
-    let written = connected.client.query_typed(rows::INSERT, &columns.inserted(&epoch)).await;
+    let told = Told::of_entries(chain, entries.iter().enumerate(), &columns.checksum);
+    chain.written(told.links());
+    let written = connected.client.query_typed(rows::INSERT, &columns.inserted(&epoch, &told)).await;
     if written.map_err(unavailable)?.len() == entries.len() {
         Ok(())
     } else {

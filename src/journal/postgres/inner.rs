@@ -11,6 +11,7 @@ use tokio_postgres::{Row, types::Type};
 use crate::clock::Clock;
 use crate::journal::{
     Error,
+    audit::Head,
     hub::Hub,
     postgres::{
         Settings,
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     readers: Vec<tokio::sync::Mutex<Option<Arc<Connected>>>>,
     next: AtomicUsize,
     pub(super) news: News,
+    /// How far this process has written the audit.
+    head: Mutex<Option<Head>>,
 }
 
 impl Inner {
@@ -69,6 +72,7 @@ impl Inner {
             readers: (0..readers).map(|_| tokio::sync::Mutex::default()).collect(),
             next: AtomicUsize::new(0),
             news,
+            head: Mutex::default(),
         }
     }
 
@@ -78,6 +82,14 @@ impl Inner {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+
+    pub(super) fn told(&self, head: Head) {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+    }
+
+    pub(super) fn head(&self) -> Option<Head> {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why nothing may begin, if so.

@@ -1,7 +1,7 @@
 //! The connection that writes: a statement at a time, each its own transaction,
 //! repeated on a new connection where the old one was lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_postgres::{Client, Row};
@@ -10,6 +10,7 @@ use crate::journal::{
     Error,
     postgres::{
         connection::{Connected, Purpose, Trouble, within},
+        counted::Fates,
         inner::Inner,
         rows::Parameter,
     },
@@ -49,9 +50,26 @@ pub(super) struct Ran<T> {
     pub(super) repeated: bool,
 }
 
+impl Ran<Vec<Row>> {
+    /// With what its rows say was written.
+    pub(super) fn map(self, written: impl FnOnce(Vec<Row>) -> HashSet<usize>) -> Ran<Fates> {
+        let done = Fates { written: written(self.done), ..Fates::default() };
+        Ran { done, repeated: self.repeated }
+    }
+}
+
 pub(super) enum Failed {
     Taken,
     Error(Error),
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Taken => Self::Unavailable("others were in the way".to_owned()),
+            Failed::Error(error) => error,
+        }
+    }
 }
 
 impl Work for Statement<'_> {
@@ -76,11 +94,7 @@ impl Line {
         parameters: &[Parameter<'_>],
         until: Instant,
     ) -> Result<Vec<Row>, Error> {
-        match self.statement(sql, parameters, until).await {
-            Ok(ran) => Ok(ran.done),
-            Err(Failed::Error(error)) => Err(error),
-            Err(Failed::Taken) => Err(Error::Unavailable("others were in the way".to_owned())),
-        }
+        Ok(self.statement(sql, parameters, until).await?.done)
     }
 
     /// Runs one statement, which is its own transaction.

@@ -14,6 +14,8 @@ const STEPS: &[Step] = &[
     Step { name: "moved", works_from: 1, sql: include_str!("0002_moved.sql") },
     Step { name: "gone", works_from: 1, sql: include_str!("0003_gone.sql") },
     Step { name: "tallies", works_from: 1, sql: include_str!("0004_tallies.sql") },
+    // Whoever does not know of the audit would write what it does not tell.
+    Step { name: "audit", works_from: 5, sql: include_str!("0005_audit.sql") },
 ];
 
 struct Step {

@@ -18,8 +18,10 @@ use crate::clock::{ANSWER_MAX, Clock, Shown, Timestamp};
 use crate::config::Postgres as Connection;
 use crate::journal::{
     Error,
+    audit::Record,
     postgres::{
         Settings,
+        audit::{self, Told},
         connection::{Connected, unavailable},
         migrate::LOCK,
         rows,
@@ -230,12 +232,15 @@ pub(super) async fn store(connected: &Connected, meta: &Meta) -> Result<(), Erro
 
 /// What is open may have had a later attempt, of which nothing is known.
 async fn fence(connected: &Connected, settings: &Settings, now: Timestamp) -> Result<(), Error> {
+    let chain = audit::begin(&connected.client, &settings.audit, "the journal was lost", now).await?;
+    let mut told = Vec::new();
     for entry in rows::open(&connected.client).await? {
         if let Some(next) = entry.after_loss(now, now + settings.terms.loss_fence) {
-            rows::overwrite(&connected.client, &next).await?;
+            let checksum = rows::overwrite(&connected.client, &next).await?;
+            told.push(Record::of(&next, &checksum));
         }
     }
-    Ok(())
+    Told::of(&chain, &told).put(&connected.client).await
 }
 
 pub(super) async fn commit(connected: &Connected) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use crate::journal::{
     Error, Filter,
     entry::Entry,
     postgres::{
+        audit::Told,
         connection::unavailable,
         opening::{NO_PARAMETERS, get},
     },
@@ -48,6 +49,7 @@ LEFT JOIN payops.operations k ON k.caller = u.caller AND k.key = u.key
 LEFT JOIN payops.operations s ON s.transaction_id = u.transaction_id AND s.open";
 
 pub(super) const INSERT: &str = "
+WITH written AS (
 INSERT INTO payops.operations
     (id, caller, key, transaction_id, state, open, attempt, revision, nonce, lease_until, created_at, updated_at,
      next_read_at, record, checksum, minted_at)
@@ -62,10 +64,15 @@ WHERE EXISTS (SELECT FROM payops.meta
               WHERE epoch = $16 AND (u.minted_at < gone_before) IS NOT TRUE)
   AND NOT EXISTS (SELECT FROM payops.tombstones t WHERE t.key = u.hash)
 ON CONFLICT DO NOTHING
-RETURNING id";
+RETURNING id), told AS (
+INSERT INTO payops.audit (chain, batch, place, body, link)
+SELECT $22, $23, a.place, a.body, a.link
+FROM unnest($1::uuid[], $19::int4[], $20::text[], $21::bytea[]) AS a (id, place, body, link) JOIN written USING (id))
+SELECT id FROM written";
 
 /// A change of an attempt names it; a new attempt follows the one before it.
 pub(super) const UPDATE: &str = "
+WITH written AS (
 UPDATE payops.operations o
 SET state = u.state, open = u.open, attempt = u.attempt, revision = u.revision, nonce = u.nonce,
     lease_until = u.lease_until, updated_at = u.updated_at, next_read_at = u.next_read_at, record = u.record,
@@ -78,16 +85,25 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool
 WHERE o.id = u.id AND o.revision = u.follows AND NOT o.forgotten
   AND ((o.attempt = u.attempt AND o.nonce = u.nonce) OR o.attempt = u.attempt - 1)
   AND EXISTS (SELECT FROM payops.meta WHERE epoch = $16)
-RETURNING u.n";
+RETURNING u.n), told AS (
+INSERT INTO payops.audit (chain, batch, place, body, link)
+SELECT $21, $22, a.place, a.body, a.link
+FROM unnest($18::int4[], $19::text[], $20::bytea[]) WITH ORDINALITY AS a (place, body, link, n) JOIN written USING (n))
+SELECT n FROM written";
 
 /// Takes the content from entries that are over, and leaves the keys.
 pub(super) const FORGET: &str = "
+WITH forgotten AS (
 UPDATE payops.operations SET forgotten = true, record = '', checksum = '', next_read_at = NULL
 WHERE id IN (SELECT id FROM payops.operations
              WHERE NOT open AND NOT forgotten AND updated_at < $1
              ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)
   AND EXISTS (SELECT FROM payops.meta WHERE epoch = $3)
-RETURNING id";
+RETURNING id), told AS (
+INSERT INTO payops.audit (chain, batch, place, body, link)
+SELECT $7, $8, a.place, a.body, a.link FROM unnest($4::int4[], $5::text[], $6::bytea[]) AS a (place, body, link)
+WHERE EXISTS (SELECT FROM forgotten))
+SELECT id FROM forgotten";
 
 /// From now on keys that tell their age are refused by it, if they are older.
 /// In steps, of which few are written.
@@ -173,17 +189,19 @@ impl Columns {
     }
 
     /// The parameters of [`INSERT`].
-    pub(super) fn inserted<'a>(&'a self, epoch: &'a i64) -> Vec<Parameter<'a>> {
+    pub(super) fn inserted<'a>(&'a self, epoch: &'a i64, told: &'a Told) -> Vec<Parameter<'a>> {
         let mut inserted = self.parameters(epoch).to_vec();
         inserted.push((&self.hash, Type::BYTEA_ARRAY));
         inserted.push((&self.minted_at, Type::INT8_ARRAY));
+        inserted.extend(told.parameters());
         inserted
     }
 
     /// The parameters of [`UPDATE`].
-    pub(super) fn changes<'a>(&'a self, epoch: &'a i64) -> Vec<Parameter<'a>> {
+    pub(super) fn changes<'a>(&'a self, epoch: &'a i64, told: &'a Told) -> Vec<Parameter<'a>> {
         let mut changes = self.parameters(epoch).to_vec();
         changes.push((&self.follows, Type::INT8_ARRAY));
+        changes.extend(told.parameters());
         changes
     }
 
@@ -272,14 +290,16 @@ pub(super) async fn open(client: &Client) -> Result<Vec<Entry>, Error> {
     rows.iter().map(|row| entry(row, 0)).collect()
 }
 
-/// Writes a change whatever is there, inside the caller's transaction.
-pub(super) async fn overwrite(client: &Client, entry: &Entry) -> Result<(), Error> {
+/// Writes a change whatever is there, inside the caller's transaction. Gives
+/// the checksum that it is kept with.
+pub(super) async fn overwrite(client: &Client, entry: &Entry) -> Result<Vec<u8>, Error> {
     let (record, checksum) = record::encode(entry)?;
     let (id, revision) = (uuid(entry.id), signed(entry.revision));
     let parameters: &[Parameter<'_>] =
         &[(&id, Type::UUID), (&revision, Type::INT8), (&record, Type::TEXT), (&checksum, Type::BYTEA)];
     let sql = "UPDATE payops.operations SET revision = $2, record = $3, checksum = $4 WHERE id = $1";
-    client.query_typed(sql, parameters).await.map_err(unavailable).map(|_| ())
+    client.query_typed(sql, parameters).await.map_err(unavailable)?;
+    Ok(checksum)
 }
 
 /// The entry of a row whose record and checksum stand at `index`.

@@ -29,11 +29,13 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::journal::{
     Error, Tombstone, Written,
+    audit::Record,
     entry::Entry,
     postgres::{
+        audit::{Log, Told},
         counted::{Counted, Fates},
         inner::Inner,
-        line::{Failed, Line, ROUNDS_MAX},
+        line::{Failed, Line, ROUNDS_MAX, Ran},
         opening::get,
         rows::{self, Columns, Parameter},
     },
@@ -60,6 +62,8 @@ pub(super) enum Write {
     Purge(Timestamp, usize),
     /// Reads an entry that will stay as it is read.
     Lasting(OperationId),
+    /// Adds to the audit what is no write of an entry.
+    Note(Vec<Record>),
     /// Writes something of no meaning.
     Beat,
 }
@@ -78,6 +82,7 @@ pub(super) struct Writer {
     pub(super) line: Line,
     /// Names this process.
     pub(super) id: Uuid,
+    pub(super) log: Log,
 }
 
 pub(super) type Waiting = (Box<Entry>, oneshot::Sender<Result<Answer, Error>>);
@@ -129,6 +134,7 @@ impl Writer {
         for (write, answer) in others {
             let done = match write {
                 Write::Forget(before, most) => self.forget(before, most, until).await.map(Answer::Forgotten),
+                Write::Note(notes) => self.note(&notes, until).await,
                 Write::Purge(before, most) => self.purge(before, most, until).await.map(Answer::Forgotten),
                 _ => self.beat(until).await.map(|()| Answer::Written(Written::Done)),
             };
@@ -146,8 +152,8 @@ impl Writer {
             for ((_, answer), error) in unfit {
                 tell(answer, Err(error));
             }
-            let fates = match self.begin_with(&waiting, until).await {
-                Ok(fates) => fates,
+            let fates = match self.put(&waiting, false, until).await {
+                Ok(ran) => ran.done,
                 Err(Failed::Taken) => continue,
                 Err(Failed::Error(error)) => return fail(waiting, &error),
             };
@@ -166,17 +172,32 @@ impl Writer {
         fail(waiting, &Error::Unavailable("others were in the way".to_owned()));
     }
 
-    /// Which first entries were written, and which not for want of room.
-    async fn begin_with(&mut self, waiting: &[Waiting], until: Instant) -> Result<Fates, Failed> {
+    /// Writes entries and what the audit tells of them: new ones, or changes.
+    async fn put(
+        &mut self,
+        waiting: &[Waiting],
+        changes: bool,
+        until: Instant,
+    ) -> Result<Ran<Fates>, Failed> {
         let entries: Vec<&Entry> = waiting.iter().map(|(entry, _)| &**entry).collect();
-        let epoch = self.inner.epoch();
-        if entries.iter().any(|entry| entry.counted().is_some()) {
-            let counted = Counted { entries, epoch, changes: false };
-            return self.line.run(&counted, until).await.map(|ran| ran.done);
-        }
+        let chain = self.chain(until).await.map_err(Failed::Error)?;
         let columns = Columns::of(entries.iter().copied()).map_err(Failed::Error)?;
-        let ran = self.line.statement(rows::INSERT, &columns.inserted(&epoch), until).await?;
-        Ok(Fates { written: rows::inserted(&ran.done, &entries), ..Fates::default() })
+        let told = Told::of_entries(&chain, entries.iter().copied().enumerate(), &columns.checksum);
+        let epoch = self.inner.epoch();
+        let ran = if entries.iter().any(|entry| entry.counted().is_some()) {
+            self.line.run(&Counted { entries, epoch, chain, changes }, until).await
+        } else if changes {
+            let ran = self.line.statement(rows::UPDATE, &columns.changes(&epoch, &told), until).await;
+            ran.map(|ran| ran.map(|rows| rows::places(&rows).collect()))
+        } else {
+            let ran = self.line.statement(rows::INSERT, &columns.inserted(&epoch, &told), until).await;
+            ran.map(|ran| ran.map(|rows| rows::inserted(&rows, &entries)))
+        };
+        match &ran {
+            Ok(Ran { done, repeated: false }) => self.told(told.links_of(&done.written)),
+            _ => self.log.doubt(),
+        }
+        ran
     }
 
     /// What stood in the way of inserts: somebody else's entry or, where there
@@ -280,19 +301,10 @@ impl Writer {
     /// Which were written, which are there by an earlier try, and for which
     /// there was no room.
     async fn change(&mut self, waiting: &[Waiting], until: Instant) -> Result<Changes, Failed> {
-        let entries: Vec<&Entry> = waiting.iter().map(|(entry, _)| &**entry).collect();
-        let columns = Columns::of(entries.iter().copied()).map_err(Failed::Error)?;
-        let epoch = self.inner.epoch();
-        let (fates, repeated) = if entries.iter().any(|entry| entry.counted().is_some()) {
-            let ran = self.line.run(&Counted { entries, epoch, changes: true }, until).await?;
-            (ran.done, ran.repeated)
-        } else {
-            let ran = self.line.statement(rows::UPDATE, &columns.changes(&epoch), until).await?;
-            (Fates { written: rows::places(&ran.done).collect(), ..Fates::default() }, ran.repeated)
-        };
-        let Fates { written, beyond } = fates;
+        let Ran { done: Fates { written, beyond }, repeated } = self.put(waiting, true, until).await?;
         let mut stored = HashSet::new();
         if written.len() < waiting.len() && repeated {
+            let columns = Columns::of(waiting.iter().map(|(entry, _)| &**entry)).map_err(Failed::Error)?;
             let ids: Vec<Uuid> = waiting.iter().map(|(entry, _)| rows::uuid(entry.id)).collect();
             let sql = "SELECT u.n FROM unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY AS u (id, checksum, n)
                        JOIN payops.operations o ON o.id = u.id AND o.checksum = u.checksum";
@@ -371,8 +383,7 @@ impl Writer {
         match self.line.statement(rows::BEAT, parameters, until).await {
             Ok(ran) if ran.done.is_empty() => self.current(until).await,
             Ok(_) => Ok(()),
-            Err(Failed::Error(error)) => Err(error),
-            Err(Failed::Taken) => Err(Error::Unavailable("others were in the way".to_owned())),
+            Err(failed) => Err(failed.into()),
         }
     }
 

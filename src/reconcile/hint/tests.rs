@@ -77,6 +77,7 @@ impl Room {
             operation: Operation { transaction: CARD.parse().unwrap(), action: Action::Void },
             guards: Guards::default(),
             permit: crate::payment::permit::Permit::default(),
+            trace_id: None,
         };
         let schedule = Schedule { first: Vec::new(), then: WAIT, jitter_percent: 0 };
         let directory = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use rcgen::{
@@ -49,6 +49,7 @@ struct Shown {
     state: Mutex<State>,
     /// How often it was asked for its keys.
     asked: AtomicUsize,
+    reviewed: Mutex<Vec<Value>>,
 }
 
 struct State {
@@ -58,6 +59,8 @@ struct State {
     fault: Fault,
     /// What it wants to be asked with.
     bearer: Option<String>,
+    /// Whether a token that it is asked about counts, and for whom; it does not answer where there is nothing.
+    reviews: Option<Value>,
 }
 
 /// What it does instead of telling its keys.
@@ -192,8 +195,13 @@ impl Issuer {
             discovery: None,
             fault: Fault::Nothing,
             bearer: None,
+            reviews: None,
         };
-        let shown = Arc::new(Shown { state: Mutex::new(state), asked: AtomicUsize::new(0) });
+        let shown = Arc::new(Shown {
+            state: Mutex::new(state),
+            asked: AtomicUsize::new(0),
+            reviewed: Mutex::default(),
+        });
         tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&shown), url.clone()));
         Self { url, authority, shown }
     }
@@ -213,6 +221,16 @@ impl Issuer {
 
     pub fn discovers(&self, document: Value) {
         self.shown.state.lock().unwrap().discovery = Some(document);
+    }
+
+    /// What it says of every token: the status of a `TokenReview`.
+    pub fn says_of_tokens(&self, status: Option<Value>) {
+        self.shown.state.lock().unwrap().reviews = status;
+    }
+
+    /// The reviews that it was asked for, each with the token that came with it.
+    pub fn reviewed(&self) -> Vec<Value> {
+        self.shown.reviewed.lock().unwrap().clone()
     }
 
     pub fn wants(&self, bearer: &str) {
@@ -246,7 +264,13 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shown: Arc<Shown>, 
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let service = service_fn(|request: Request<Incoming>| {
                 let (shown, url) = (Arc::clone(&shown), url.clone());
-                async move { answer(&shown, &url, &request).await }
+                async move {
+                    if request.uri().path() == "/review" {
+                        review(&shown, request).await
+                    } else {
+                        answer(&shown, &url, &request).await
+                    }
+                }
             });
             drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
         });
@@ -295,4 +319,17 @@ async fn answer(shown: &Shown, url: &str, request: &Request<Incoming>) -> io::Re
         }
         _ => say(404, String::new()),
     }
+}
+
+/// A `TokenReview`, as a cluster answers it.
+async fn review(shown: &Shown, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
+    let bearer = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
+    let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+    let question: Value = serde_json::from_slice(&body).unwrap();
+    shown.reviewed.lock().unwrap().push(json!({"asked": question, "with": bearer}));
+    let Some(status) = shown.state.lock().unwrap().reviews.clone() else {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    };
+    let answer = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status});
+    Ok(Response::builder().status(201).body(Full::new(Bytes::from(answer.to_string()))).unwrap())
 }

@@ -95,6 +95,29 @@ async fn a_handshake_that_takes_too_long_gives_its_place_to_others() {
     waiting.await.unwrap().unwrap();
 }
 
+/// What is said in the handshake is no call.
+#[tokio::test]
+async fn a_connection_by_tls_without_a_first_call_ends() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let app = boundary(write(folder.path(), &authority.server(), None), |config| {
+        config.server.first_call_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let begun = Instant::now();
+    let mut silent = Client::of(&authority).shake(&app).await.unwrap();
+    let mut received = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut received)).await;
+    drop(read.expect("it ends"));
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(250)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    // Whoever calls at once is served, for longer than that.
+    let orders = orders(Client::of(&authority).channel(&app));
+    orders.transaction(DEMO).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    orders.transaction(DEMO).await.unwrap();
+}
+
 #[tokio::test]
 async fn handshakes_under_way_do_not_hold_up_a_drain() {
     let authority = Authority::new();

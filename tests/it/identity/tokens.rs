@@ -141,6 +141,65 @@ async fn a_service_account_of_kubernetes_is_a_caller_and_its_cluster_is_asked_wi
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
+/// A token is good, and its pod may be gone: the cluster has the last word, where it is asked for it.
+#[tokio::test]
+async fn with_a_token_review_the_cluster_has_the_last_word() {
+    let key = Key::rsa("rsa");
+    let cluster = Issuer::start(&[&key]).await;
+    let more = format!(
+        "kubernetes = true\ntoken_review_url = \"{0}/review\"\njwks_url = \"{0}/keys\"\ntoken_file = \"token\"\n",
+        cluster.url
+    );
+    let app = trusting(&[declared("cluster", &cluster, &more)], &["cluster:shop/orders"], &[]).await;
+    let card = app.world.card().await;
+    app.orders().await.capture("k", &card, 100).await.unwrap();
+    let mut nth = 0;
+    let mut asks = async || {
+        // Another token each time: none is known yet.
+        nth += 1;
+        let mut claims = cluster.claims_of_service_account("shop", "orders");
+        claims["jti"] = json!(nth);
+        app.caller(&key.token(&claims)).await.operation("k").await.map(|_| ())
+    };
+    let good = json!({
+        "authenticated": true, "audiences": ["payops"],
+        "user": {"username": "system:serviceaccount:shop:orders"},
+    });
+    cluster.says_of_tokens(Some(good.clone()));
+    eventually("it is let in", async || asks().await.is_ok()).await;
+    let reviewed = cluster.reviewed().pop().unwrap();
+    assert_eq!(reviewed["with"], "Bearer of-payops");
+    assert_eq!(reviewed["asked"]["spec"]["audiences"], json!(["payops"]));
+    assert_eq!(reviewed["asked"]["kind"], "TokenReview");
+    for (pointer, value) in [
+        ("/authenticated", json!(false)),
+        ("/audiences", json!(["another"])),
+        ("/audiences", json!([])),
+        ("/user/username", json!("system:serviceaccount:shop:other")),
+        ("/user/username", json!("system:serviceaccount:other:orders")),
+    ] {
+        let mut says = good.clone();
+        *says.pointer_mut(pointer).unwrap() = value;
+        cluster.says_of_tokens(Some(says));
+        let refused = asks().await.unwrap_err();
+        assert_eq!(refused.reason(), "CREDENTIALS_INVALID", "{pointer}");
+        assert!(refused.status.message().contains("TokenReview"), "{}", refused.status.message());
+    }
+    cluster.says_of_tokens(None);
+    assert_eq!(asks().await.unwrap_err().reason(), "ISSUER_UNAVAILABLE");
+    cluster.says_of_tokens(Some(good));
+    asks().await.unwrap();
+    // One that was reviewed is known for a while; one that does not verify is asked about by nobody.
+    let (claims, asked) = (cluster.claims_of_service_account("shop", "orders"), cluster.reviewed().len());
+    let token = key.token(&claims);
+    for _ in 0..3 {
+        app.caller(&token).await.operation("k").await.unwrap();
+    }
+    let forged = Key::rsa("rsa").token(&claims);
+    assert_eq!(app.caller(&forged).await.operation("k").await.unwrap_err().reason(), "CREDENTIALS_INVALID");
+    assert_eq!(cluster.reviewed().len(), asked + 1);
+}
+
 #[tokio::test]
 async fn a_new_key_is_found_when_it_is_first_used_and_an_old_one_is_forgotten() {
     let (first, second, third) = (Key::ec("1"), Key::ec("2"), Key::ec("3"));

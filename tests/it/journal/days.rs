@@ -70,9 +70,15 @@ async fn a_move_to_a_database_takes_the_sums_along() {
     drop(embedded);
     once_free(|| embedded::export(&settings.directory, &file)).unwrap();
     let database = shared().database();
-    postgres::import(&database, &file).await.unwrap();
+    postgres::import(&database, &payops::journal::audit::Key::none(), &file).await.unwrap();
     let terms = Terms { new: false, ..Terms::beginning() };
-    let (journal, clock) = Postgres::open(&postgres::Settings { postgres: database, terms }).await.unwrap();
+    let (journal, clock) = Postgres::open(&postgres::Settings {
+        postgres: database,
+        terms,
+        audit: payops::journal::audit::Key::none(),
+    })
+    .await
+    .unwrap();
     assert_eq!(spent(&journal, now).await, 2 * EACH);
     assert_eq!(spent(&journal, now - 9 * DAY).await, 0, "it serves nobody");
     let full = journal.insert(limited("full", 3 * EACH - 1, clock.now())).await.unwrap();
@@ -82,7 +88,8 @@ async fn a_move_to_a_database_takes_the_sums_along() {
 /// Several processes at one sum: none takes what another one took.
 #[tokio::test(flavor = "multi_thread")]
 async fn several_writers_share_one_sum() {
-    let settings = postgres::Settings { postgres: shared().database(), terms: Terms::beginning() };
+    let settings =
+        postgres::Settings { terms: Terms::beginning(), ..super::postgres::settings(shared().database()) };
     let mut journals = Vec::new();
     for _ in 0..4 {
         journals.push(Postgres::open(&settings).await.unwrap());
@@ -115,7 +122,8 @@ async fn several_writers_share_one_sum() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_repeated_is_counted_once() {
     let mut cluster = Cluster::start();
-    let mut settings = postgres::Settings { postgres: cluster.database(), terms: Terms::beginning() };
+    let mut settings =
+        postgres::Settings { terms: Terms::beginning(), ..super::postgres::settings(cluster.database()) };
     settings.postgres.commit_wait = Duration::from_secs(20);
     let (journal, clock) = Postgres::open(&settings).await.unwrap();
     let now = clock.now();

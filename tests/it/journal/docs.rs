@@ -87,6 +87,6 @@ async fn an_operation_takes_the_bytes_that_are_told() {
     drop(journal);
     let bytes = embedded::stats(place.directory()).unwrap().file_bytes / u64::from(operations);
     println!("{bytes} bytes for an operation");
-    assert!(PAGE.contains("About 1,600 bytes for an operation"));
-    assert!((1_400..=1_800).contains(&bytes), "{bytes}");
+    assert!(PAGE.contains("About 2,900 bytes for an operation"));
+    assert!((2_600..=3_200).contains(&bytes), "{bytes}");
 }

@@ -85,7 +85,8 @@ async fn a_journal_that_is_moved_to_postgresql_knows_every_key_and_goes_on() {
     // What takes longer than a test: keys of long ago, and an attempt whose sender died without a word.
     let clock = Clock::system();
     let terms = Terms { new: false, ..Terms::beginning() };
-    let settings = Settings { directory: place.path("journal"), terms };
+    let settings =
+        Settings { directory: place.path("journal"), terms, audit: payops::journal::audit::Key::none() };
     let folder = once_free(|| Embedded::open(&settings, &clock, &schedule())).unwrap();
     let (old_key, dated_key) = ("order-of-long-ago", minted(clock.now() - 91 * DAY));
     forget(&folder, &clock, &[old_key, &dated_key]).await;
@@ -112,7 +113,8 @@ async fn a_journal_that_is_moved_to_postgresql_knows_every_key_and_goes_on() {
     let (told, code) = journal(&["import", file, "--config", config]).await;
     assert!(code == 0 && told.contains("had been imported before"), "{told}");
     {
-        let settings = postgres::Settings { postgres: database, terms };
+        let settings =
+            postgres::Settings { postgres: database, terms, audit: payops::journal::audit::Key::none() };
         let (moved, _) = Postgres::open(&settings).await.unwrap();
         assert_eq!(everything(&moved).await, before, "with every revision and every history");
         assert_eq!(moved.loss(), None);
@@ -182,7 +184,7 @@ async fn exported(place: &Place) -> (PathBuf, Vec<Entry>) {
 
 fn settings() -> postgres::Settings {
     let terms = Terms { new: false, ..Terms::beginning() };
-    postgres::Settings { postgres: shared().database(), terms }
+    postgres::Settings { postgres: shared().database(), terms, audit: payops::journal::audit::Key::none() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,13 +207,13 @@ async fn a_file_that_is_not_whole_leaves_the_database_as_it_was() {
     ];
     for text in wrong {
         fs::write(&file, text).unwrap();
-        let why = import(&settings.postgres, &file).await.unwrap_err().to_string();
+        let why = import(&settings.postgres, &settings.audit, &file).await.unwrap_err().to_string();
         assert!(why.contains("journal.jsonl, line "), "{why}");
     }
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'payops'";
     assert_eq!(shared().primary.sql(name(&settings.postgres), tables), "0", "the database was not asked");
     fs::write(&file, whole).unwrap();
-    assert!(!import(&settings.postgres, &file).await.unwrap().again);
+    assert!(!import(&settings.postgres, &settings.audit, &file).await.unwrap().again);
     let (journal, _) = Postgres::open(&settings).await.unwrap();
     assert_eq!(everything(&journal).await, all);
 }
@@ -221,13 +223,13 @@ async fn only_an_empty_journal_takes_another_one_in_and_that_one_again() {
     let place = place();
     let (file, all) = exported(&place).await;
     let settings = settings();
-    let imported = import(&settings.postgres, &file).await.unwrap();
+    let imported = import(&settings.postgres, &settings.audit, &file).await.unwrap();
     let (journal, clock) = Postgres::open(&settings).await.unwrap();
     let open = all.iter().find(|entry| entry.state.is_open()).unwrap();
     let next = super::after(open, &Event::doubted("no answer"), clock.now());
     assert_eq!(journal.update(next.clone()).await.unwrap(), Written::Done);
     // The same file again changes nothing, and disturbs nobody.
-    let again = import(&settings.postgres, &file).await.unwrap();
+    let again = import(&settings.postgres, &settings.audit, &file).await.unwrap();
     assert_eq!((again.sum, imported.again, again.again), (imported.sum, false, true));
     assert_eq!(journal.get(open.id).await.unwrap(), Some(next));
     journal.check().await.unwrap();
@@ -238,7 +240,7 @@ async fn only_an_empty_journal_takes_another_one_in_and_that_one_again() {
     let (journal, clock) = Postgres::open(&begun).await.unwrap();
     assert_eq!(journal.insert(started("k", clock.now())).await.unwrap(), Written::Done);
     for database in [&settings.postgres, &begun.postgres] {
-        let why = import(database, &other).await.unwrap_err().to_string();
+        let why = import(database, &settings.audit, &other).await.unwrap_err().to_string();
         assert!(why.contains("not empty") && why.contains("journal.postgres.url"), "{why}");
     }
     journal.check().await.unwrap();
@@ -267,7 +269,7 @@ async fn whoever_ran_on_the_empty_journal_ends_with_the_import() {
         eventually("the import waits", async || primary.sql("postgres", &waits) != "0").await;
         journal.insert(started("new", clock.now())).await
     };
-    let (imported, inserted) = futures::join!(import(&early.postgres, &file), inserting);
+    let (imported, inserted) = futures::join!(import(&early.postgres, &early.audit, &file), inserting);
     assert!(!imported.unwrap().again);
     assert!(matches!(inserted, Err(Error::Unavailable(_))), "it waits, and is not written: {inserted:?}");
     assert!(journal.is_broken());
@@ -281,7 +283,7 @@ async fn a_key_that_was_forgotten_before_the_move_is_never_run() {
     let place = place();
     let (file, _) = exported(&place).await;
     let mut settings = settings();
-    import(&settings.postgres, &file).await.unwrap();
+    import(&settings.postgres, &settings.audit, &file).await.unwrap();
     // What a longer retention would have kept is gone all the same.
     settings.terms.retention = 365 * DAY;
     let (journal, clock) = Postgres::open(&settings).await.unwrap();
@@ -353,7 +355,7 @@ async fn a_loss_moves_with_its_journal_and_one_that_nobody_has_seen_is_not_moved
     let loss = place.open().loss().unwrap();
     export(&place, &file).unwrap();
     let settings = settings();
-    import(&settings.postgres, &file).await.unwrap();
+    import(&settings.postgres, &settings.audit, &file).await.unwrap();
     let (journal, _) = Postgres::open(&settings).await.unwrap();
     assert_eq!(journal.loss(), Some(loss));
 }
@@ -376,7 +378,7 @@ async fn tables_of_the_first_version_are_brought_forward_and_an_older_payops_is_
     assert_eq!(works_from(), "1");
     let place = place();
     let (file, _) = exported(&place).await;
-    import(&settings.postgres, &file).await.unwrap();
+    import(&settings.postgres, &settings.audit, &file).await.unwrap();
     assert_eq!(works_from(), "2");
 }
 
@@ -405,7 +407,7 @@ async fn a_journal_of_many_operations_moves_whole() {
     assert_eq!((sum.entries, sum.tombstones), (2_000, 1_000));
     let settings = settings();
     let began = Instant::now();
-    import(&settings.postgres, &file).await.unwrap();
+    import(&settings.postgres, &settings.audit, &file).await.unwrap();
     println!("{OPERATIONS} operations taken in within {:?}", began.elapsed());
     let (moved, clock) = Postgres::open(&settings).await.unwrap();
     assert_eq!(everything(&moved).await, all);

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use payops::config::Postgres as Connection;
+use payops::journal::audit::Key;
 use payops::journal::entry::{Event, State};
 use payops::journal::postgres::{Postgres, Settings, migrate};
 use payops::journal::{Error, Journal as _, Terms, Written};
@@ -16,7 +17,7 @@ const PAGE: &str = include_str!("../../../docs/journal-postgres.md");
 
 pub fn settings(database: Connection) -> Settings {
     let retention = conformance::RETENTION_DAYS * DAY;
-    Settings { postgres: database, terms: Terms { retention, ..Terms::beginning() } }
+    Settings { postgres: database, terms: Terms { retention, ..Terms::beginning() }, audit: Key::none() }
 }
 
 async fn open(settings: &Settings) -> (Postgres, payops::clock::Clock) {

@@ -231,7 +231,11 @@ async fn when_the_sender_is_dead_the_second_caller_reads_back() {
     let database = shared().database();
     let app = TestApp::start_with(on(database.clone())).await;
     let orders = app.orders().await;
-    let settings = Settings { postgres: database, terms: Terms { new: false, ..Terms::beginning() } };
+    let settings = Settings {
+        postgres: database,
+        terms: Terms { new: false, ..Terms::beginning() },
+        audit: payops::journal::audit::Key::none(),
+    };
     let (dead, clock): (Postgres, Clock) = Postgres::open(&settings).await.unwrap();
     for took_effect in [true, false] {
         let (key, card) = (format!("k-{took_effect}"), app.world.card().await);
