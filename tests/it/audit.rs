@@ -12,7 +12,9 @@ use payops::journal::audit::{
     verify::{Report, Verifier},
 };
 use payops::journal::embedded;
+use rustix::process::Signal;
 
+use crate::place::{ended, signal};
 use crate::process::{self, run, text};
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes, or more";
@@ -84,9 +86,17 @@ async fn the_audit_of_a_process_that_was_killed_is_verified_and_exported() {
     // A new key, above the one that was used before.
     std::fs::write(&secret, "fedcba9876543210fedcba9876543210\n0123456789abcdef0123456789abcdef\n").unwrap();
     let mut life = place.serve().await;
-    let verified = run(&["audit", "verify", "--config", &config]).await;
+    place.orders().capture("another", &place.world.card().await, 1).await.unwrap();
+    signal(&life, Signal::TERM);
+    assert!(ended(&mut life).await.success());
+    // The log has the head, so that whoever has the log knows how far the audit was.
+    let log = place.log();
+    let last =
+        log.lines().rfind(|line| line.contains("the head of the audit")).expect("the log tells the head");
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    let head = last["head"].as_str().unwrap().to_owned();
+    let verified = run(&["audit", "verify", "--config", &config, "--head", &head]).await;
     assert!(verified.status.success(), "{}{}", text(&verified.stdout), text(&verified.stderr));
-    life.kill().await.unwrap();
     // A key that could be guessed.
     std::fs::write(&secret, "short\n").unwrap();
     let refused = run(&["config", "check", "--config", &config]).await;
