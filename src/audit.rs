@@ -1,6 +1,8 @@
 //! What the audit is told beside the writes of operations: who was refused, and
-//! what the configuration became. Nobody waits for it, so a refusal costs no
-//! write of its own: those of a second that are alike make one record.
+//! what the configuration became. Nobody waits for it, and nobody fills a disk
+//! by being refused: the first refusal of its kind is written within a second,
+//! those like it in the same minute as one number, and of many kinds only how
+//! many there were.
 
 use std::{
     sync::{
@@ -23,11 +25,12 @@ use crate::journal::{
 const WAITING_MAX: usize = 1024;
 /// Places that refusals leave for everything else.
 const RESERVED: usize = 64;
-/// Refusals of a second that are not alike; of more only the number is kept.
+/// Refusals of a minute that are not alike; of more only the number is kept.
 const KINDS_MAX: usize = 64;
 /// How often what waits is written.
 const WRITTEN_EVERY: Duration = Duration::from_secs(1);
-/// How often the log tells how far the audit is.
+/// How long refusals are added up, and how often the log tells how far the audit
+/// is.
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// Where refusals and changes of the configuration are told.
@@ -51,9 +54,17 @@ pub struct Notes {
 #[derive(Debug, Default)]
 struct Waiting {
     others: Vec<Record>,
-    refusals: Vec<Refusal>,
-    /// More of them.
+    /// Of this minute. The count of each is what is not written yet.
+    kinds: Vec<Kind>,
+    /// Of other kinds.
     more: u64,
+}
+
+#[derive(Debug)]
+struct Kind {
+    refusal: Refusal,
+    /// Its first record is still to be written.
+    is_new: bool,
 }
 
 impl Audit {
@@ -88,16 +99,18 @@ impl Notes {
     pub async fn run<J: Journal>(mut self, journal: J, stop: CancellationToken) {
         let mut tick = tokio::time::interval(WRITTEN_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut logged = (None, Instant::now());
+        let (mut logged, mut minute) = (None, Instant::now());
         loop {
             let stopped = stop.run_until_cancelled(tick.tick()).await.is_none();
-            self.write(&journal).await;
-            let head = journal.head();
-            if stopped || logged.1.elapsed() >= TOLD_EVERY {
-                if let Some(head) = head.filter(|head| Some(*head) != logged.0) {
+            let is_over = stopped || minute.elapsed() >= TOLD_EVERY;
+            self.write(&journal, is_over).await;
+            if is_over {
+                minute = Instant::now();
+                let head = journal.head();
+                if let Some(head) = head.filter(|head| Some(*head) != logged) {
                     tracing::info!(%head, "the head of the audit");
                 }
-                logged = (head, Instant::now());
+                logged = head;
             }
             if stopped {
                 return;
@@ -105,7 +118,7 @@ impl Notes {
         }
     }
 
-    async fn write<J: Journal>(&mut self, journal: &J) {
+    async fn write<J: Journal>(&mut self, journal: &J, minute_is_over: bool) {
         // Not more than there was: others may go on telling.
         for _ in 0..self.told.len() {
             match self.told.try_recv() {
@@ -116,35 +129,55 @@ impl Notes {
         }
         self.waiting.others.truncate(WAITING_MAX);
         self.waiting.more += self.missed.swap(0, Ordering::Relaxed);
-        let records = self.waiting.records(&self.clock);
-        if records.is_empty() {
+        let records = self.waiting.records(&self.clock, minute_is_over);
+        if !records.is_empty()
+            && let Err(error) = journal.note(records).await
+        {
+            tracing::warn!(%error, "the audit could not be written: it is tried again");
             return;
         }
-        match journal.note(records).await {
-            Ok(()) => self.waiting = Waiting::default(),
-            Err(error) => tracing::warn!(%error, "the audit could not be written: it is tried again"),
-        }
+        self.waiting.written(minute_is_over);
     }
 }
 
 impl Waiting {
     fn refuse(&mut self, refusal: Refusal) {
-        let kinds = self.refusals.len();
-        match self.refusals.iter_mut().find(|known| known.is_like(&refusal)) {
-            Some(known) => known.count += refusal.count,
-            None if kinds < KINDS_MAX => self.refusals.push(refusal),
+        let kinds = self.kinds.len();
+        match self.kinds.iter_mut().find(|known| known.refusal.is_like(&refusal)) {
+            Some(Kind { refusal: known, .. }) => {
+                if known.count == 0 {
+                    (known.at, known.trace_id) = (refusal.at, refusal.trace_id);
+                }
+                known.count += refusal.count;
+            }
+            None if kinds < KINDS_MAX => self.kinds.push(Kind { refusal, is_new: true }),
             None => self.more += refusal.count,
         }
     }
 
-    fn records(&self, clock: &Clock) -> Vec<Record> {
-        let refusals = self.refusals.iter().cloned().map(|refusal| Record::Refusal(Box::new(refusal)));
-        let more = (self.more > 0).then(|| {
-            let why = "there were too many at once to tell them one by one".to_owned();
-            let refusal = Refusal { at: clock.now(), count: self.more, why, ..Refusal::default() };
-            Record::Refusal(Box::new(refusal))
+    /// What is to be written now.
+    fn records(&self, clock: &Clock, minute_is_over: bool) -> Vec<Record> {
+        let due = |kind: &&Kind| kind.refusal.count > 0 && (kind.is_new || minute_is_over);
+        let refusals = self.kinds.iter().filter(due).map(|kind| kind.refusal.clone());
+        let more = (self.more > 0 && minute_is_over).then(|| Refusal {
+            at: clock.now(),
+            count: self.more,
+            why: "there were too many kinds in a minute to tell them one by one".to_owned(),
+            ..Refusal::default()
         });
-        self.others.iter().cloned().chain(refusals).chain(more).collect()
+        let refusals = refusals.chain(more).map(|refusal| Record::Refusal(Box::new(refusal)));
+        self.others.iter().cloned().chain(refusals).collect()
+    }
+
+    /// That was written.
+    fn written(&mut self, minute_is_over: bool) {
+        self.others.clear();
+        if minute_is_over {
+            *self = Self::default();
+        }
+        for kind in self.kinds.iter_mut().filter(|kind| kind.is_new) {
+            (kind.refusal.count, kind.is_new) = (0, false);
+        }
     }
 }
 
@@ -153,5 +186,76 @@ impl Refusal {
     fn is_like(&self, other: &Self) -> bool {
         let Self { at, trace_id, count, .. } = self;
         *self == Self { at: *at, trace_id: trace_id.clone(), count: *count, ..other.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn refusal(rpc: &str) -> Refusal {
+        Refusal { at: Timestamp(1), rpc: rpc.to_owned(), count: 1, ..Refusal::default() }
+    }
+
+    /// The RPC and the count of each record.
+    fn told(waiting: &Waiting, minute_is_over: bool) -> Vec<(String, u64)> {
+        let records = waiting.records(&Clock::manual(Timestamp(2)), minute_is_over);
+        let told = records.into_iter().filter_map(|record| match record {
+            Record::Refusal(refusal) => Some((refusal.rpc, refusal.count)),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn the_first_of_a_kind_is_told_at_once_and_those_like_it_with_the_minute() {
+        let mut waiting = Waiting::default();
+        waiting.refuse(refusal("Capture"));
+        waiting.refuse(Refusal { at: Timestamp(2), trace_id: Some("t".to_owned()), ..refusal("Capture") });
+        assert_eq!(told(&waiting, false), [("Capture".to_owned(), 2)]);
+        waiting.written(false);
+        assert_eq!(told(&waiting, false), []);
+        for _ in 0..1_000 {
+            waiting.refuse(refusal("Capture"));
+        }
+        waiting.refuse(refusal("Refund"));
+        assert_eq!(told(&waiting, false), [("Refund".to_owned(), 1)]);
+        waiting.written(false);
+        assert_eq!(told(&waiting, true), [("Capture".to_owned(), 1_000)]);
+        waiting.written(true);
+        assert_eq!(told(&waiting, true), []);
+        // What could not be written is told with what follows.
+        waiting.refuse(refusal("Capture"));
+        waiting.refuse(refusal("Capture"));
+        assert_eq!(told(&waiting, false), [("Capture".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn of_very_many_kinds_only_the_number_is_told() {
+        let mut waiting = Waiting::default();
+        for nth in 0..KINDS_MAX + 7 {
+            waiting.refuse(refusal(&format!("rpc {nth}")));
+        }
+        let all = told(&waiting, true);
+        assert_eq!((all.len(), all.last()), (KINDS_MAX + 1, Some(&(String::new(), 7))));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_refusals_leaves_room_for_the_configuration_and_is_counted() {
+        let (audit, mut notes) = Audit::new(Clock::manual(Timestamp(1)));
+        for _ in 0..10 * WAITING_MAX {
+            audit.refused(refusal("Capture"));
+        }
+        audit.configured("callers.file", &[1], None);
+        let mut last = None;
+        let mut places = 0;
+        while let Ok(record) = notes.told.try_recv() {
+            places += 1;
+            last = Some(record);
+        }
+        assert!(matches!(last, Some(Record::Configuration { .. })));
+        let missed = notes.missed.load(Ordering::Relaxed);
+        assert_eq!(u64::try_from(places - 1).unwrap() + missed, 10 * u64::try_from(WAITING_MAX).unwrap());
     }
 }

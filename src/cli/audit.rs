@@ -17,7 +17,8 @@ use crate::config::{self, Source};
 use crate::journal::{
     Error,
     audit::{
-        Head, Key, hex,
+        Head, Key,
+        archive::line,
         verify::{Report, Stored, Verifier},
     },
     embedded, postgres,
@@ -31,6 +32,9 @@ pub enum Command {
         /// A head that the log told: the chain has to be at least as long, and the same so far. Any number of them
         #[arg(long, value_name = "CHAIN:BATCH:LINK")]
         head: Vec<Head>,
+        /// A file that was exported, with chains that are no longer in the journal. Any number of them
+        #[arg(long, value_name = "FILE")]
+        archive: Vec<PathBuf>,
         /// A file with the keys, one a line, instead of `audit.key_file`
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
@@ -52,7 +56,7 @@ pub enum Command {
 /// Carries it out.
 pub async fn run(command: &Command) -> Result<(), Failed> {
     match command {
-        Command::Verify { head, key_file, also_without_key, place } => {
+        Command::Verify { head, archive, key_file, also_without_key, place } => {
             let (journal, configured) = place.journal()?;
             let key = key_file.clone().map(Source::File).or(configured);
             let mut keys = Key::configured(&config::Audit { key })
@@ -65,6 +69,9 @@ pub async fn run(command: &Command) -> Result<(), Failed> {
             for head in head {
                 verifier.expect(*head, "the log");
             }
+            for file in archive {
+                verifier.archive(file.clone());
+            }
             let report = match journal {
                 Journal::Embedded(directory) => embedded::verify(&directory, verifier),
                 Journal::Postgres(database) => postgres::verify(&database, verifier).await,
@@ -74,7 +81,9 @@ pub async fn run(command: &Command) -> Result<(), Failed> {
         Command::Export { place } => {
             let mut out = BufWriter::new(io::stdout().lock());
             let mut write = |stored: &Stored<'_>| {
-                out.write_all(line(stored).as_bytes()).map_err(|error| Error::Unavailable(error.to_string()))
+                let line = line(stored).map_err(io::Error::from);
+                let written = line.and_then(|line| out.write_all(line.as_bytes()));
+                written.map_err(|error| Error::Unavailable(error.to_string()))
             };
             let (journal, _) = place.journal()?;
             match journal {
@@ -103,16 +112,6 @@ fn told(report: &Report, keyed: bool) -> Result<(), Failed> {
     lines.push(String::new());
     print(&lines.join("\n"))?;
     Err(Failed::new(format!("{found} findings in {all}"), EXIT_REFUSED))
-}
-
-/// With the record as it is kept, byte by byte, where it is JSON at all.
-fn line(Stored { chain, batch, place, body, link }: &Stored<'_>) -> String {
-    let is_json = !body.contains(['\n', '\r']) && serde_json::from_str::<serde_json::Value>(body).is_ok();
-    let record = if is_json { (*body).to_owned() } else { serde_json::json!(body).to_string() };
-    let link = hex(link);
-    format!(
-        "{{\"chain\":\"{chain}\",\"batch\":{batch},\"place\":{place},\"link\":\"{link}\",\"record\":{record}}}\n"
-    )
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]

@@ -3,6 +3,7 @@
 //! change of the configuration, each loss and each forgetting. Nobody changes a
 //! record; [`chain`] makes it show, [`verify`] looks.
 
+pub mod archive;
 pub mod chain;
 pub mod verify;
 

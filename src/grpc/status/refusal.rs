@@ -5,16 +5,19 @@ use tonic_types::StatusExt as _;
 
 use crate::journal::audit::Refusal;
 use crate::payment::id::CallerName;
-
-/// The longest name of an RPC that is told: ours are shorter.
-const RPC_CHARS_MAX: usize = 64;
+use crate::policy::Rpc;
 
 /// Of a status that was made here.
-pub fn refusal(status: &Status, rpc: &str, caller: Option<CallerName>, trace_id: Option<&str>) -> Refusal {
+pub fn refusal(
+    status: &Status,
+    rpc: &'static str,
+    caller: Option<CallerName>,
+    trace_id: Option<&str>,
+) -> Refusal {
     let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
     Refusal {
         caller,
-        rpc: rpc.chars().take(RPC_CHARS_MAX).collect(),
+        rpc: rpc.to_owned(),
         reason,
         why: status.message().to_owned(),
         trace_id: trace_id.map(str::to_owned),
@@ -22,7 +25,11 @@ pub fn refusal(status: &Status, rpc: &str, caller: Option<CallerName>, trace_id:
     }
 }
 
-/// The name of the RPC in a request's path.
-pub fn rpc_of(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or_default()
+/// The RPC that a request's path names; what a stranger makes up is no name.
+pub fn rpc_of(path: &str) -> &'static str {
+    const REVIEWS: [&str; 4] =
+        ["ListOperations", "GetOperationEvidence", "WatchOperationRecord", "ResolveOperation"];
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let review = || REVIEWS.into_iter().find(|known| *known == name);
+    Rpc::of_path(path).map(Rpc::as_str).or_else(review).unwrap_or("unknown")
 }

@@ -143,6 +143,19 @@ pub(super) fn same(one: &Link, other: &[u8]) -> bool {
     one.as_slice().ct_eq(other).into()
 }
 
+/// A link from its hexadecimal digits.
+pub(super) fn unhex(text: &str) -> Option<Link> {
+    let mut link = [0; 32];
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != link.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, pair) in link.iter_mut().zip(pairs) {
+        *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(link)
+}
+
 impl fmt::Display for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.chain, self.batch, hex(&self.link))
@@ -160,17 +173,9 @@ impl FromStr for Head {
         else {
             return Err(WRONG);
         };
-        let mut bytes = [0; 32];
-        let (pairs, rest) = link.as_bytes().as_chunks::<2>();
-        if pairs.len() != bytes.len() || !rest.is_empty() {
-            return Err(WRONG);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(pairs) {
-            let pair = str::from_utf8(pair).map_err(|_| WRONG)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| WRONG)?;
-        }
+        let link = unhex(link).ok_or(WRONG)?;
         let chain = chain.parse().map_err(|_| WRONG)?;
-        Ok(Self { chain, batch: batch.parse().map_err(|_| WRONG)?, link: bytes })
+        Ok(Self { chain, batch: batch.parse().map_err(|_| WRONG)?, link })
     }
 }
 

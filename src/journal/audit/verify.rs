@@ -1,7 +1,7 @@
 //! Looks whether records and journal are what was written: each record against
 //! its chain, each chain against the heads that are known of it, and each entry
-//! against the last record that tells of it. Pure: who reads the journal hands
-//! everything in, the records in the order of chain, batch and place.
+//! against the last record that tells of it. Who reads the journal hands everything
+//! in, the records in the order of chain, batch and place.
 //!
 //! # Correctness
 //!
@@ -11,15 +11,16 @@
 //! seen elsewhere, in the log, in the journal itself, in the next chain.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
+    path::PathBuf,
 };
 
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::audit::{
-    Head, Key, Record,
+    Head, Key, Record, archive,
     chain::{Link, same},
     hex,
 };
@@ -70,6 +71,7 @@ pub struct Verifier {
     /// Heads that somebody saw: who, and whether the chain ends there.
     seen: BTreeMap<(Uuid, u64), Vec<Seen>>,
     latest: HashMap<OperationId, Latest>,
+    archives: Vec<PathBuf>,
     forgotten_before: Option<Timestamp>,
     report: Report,
 }
@@ -132,6 +134,7 @@ impl Verifier {
             ends: HashMap::new(),
             seen: BTreeMap::new(),
             latest: HashMap::new(),
+            archives: Vec::new(),
             forgotten_before: None,
             report: Report::default(),
         }
@@ -145,6 +148,11 @@ impl Verifier {
     /// The same, of a chain that did not go on. Before the records.
     pub fn expect_last(&mut self, head: Head, by: &str) {
         self.saw(head, by, true);
+    }
+
+    /// A file with chains that are no longer in the journal. Before the records.
+    pub fn archive(&mut self, file: PathBuf) {
+        self.archives.push(file);
     }
 
     fn saw(&mut self, head: Head, by: &str, is_last: bool) {
@@ -198,6 +206,24 @@ impl Verifier {
         match serde_json::from_str(stored.body) {
             Ok(record) => self.tell(record, place),
             Err(error) => self.find(format!("record {place} cannot be read: {error}")),
+        }
+    }
+
+    /// Those were the records of the journal. Chains that are not among them are
+    /// read from archives.
+    pub fn end_records(&mut self) {
+        self.end_chain();
+        for file in std::mem::take(&mut self.archives) {
+            let known: HashSet<Uuid> = self.ends.keys().copied().collect();
+            let read = archive::each(&file, |stored| {
+                if !known.contains(&stored.chain) {
+                    self.record(stored);
+                }
+            });
+            if let Err(why) = read {
+                self.find(format!("{}: {why}", file.display()));
+            }
+            self.end_chain();
         }
     }
 
@@ -256,7 +282,7 @@ impl Verifier {
 
     /// That was all.
     pub fn end(mut self) -> Report {
-        self.end_chain();
+        self.end_records();
         for ((chain, batch), seen) in std::mem::take(&mut self.seen) {
             // Heads of chains that are through were looked at, but for those that were told of later.
             for Seen { head, by, is_last } in seen {

@@ -9,7 +9,6 @@ use crate::journal::{
     audit::{Chain, Head, Key, Record, chain::Link, chain::Row},
     embedded::rows::unavailable,
     entry::Entry,
-    record,
 };
 
 /// The records of one commit.
@@ -26,10 +25,10 @@ impl<'a> Batch<'a> {
         Self { connection, chain, links: Vec::new(), failed: false }
     }
 
-    /// Of an entry that is written in this transaction.
-    pub(super) fn wrote(&mut self, entry: &Entry) -> Result<(), Error> {
-        let (_, checksum) = record::encode(entry)?;
-        self.append(&Record::of(entry, &checksum))
+    /// Of an entry that is written in this transaction, with the checksum that it
+    /// is kept with.
+    pub(super) fn wrote(&mut self, entry: &Entry, checksum: &[u8]) -> Result<(), Error> {
+        self.append(&Record::of(entry, checksum))
     }
 
     pub(super) fn append(&mut self, record: &Record) -> Result<(), Error> {

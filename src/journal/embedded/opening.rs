@@ -277,8 +277,7 @@ fn fence(
 ) -> Result<(), Error> {
     for entry in rows::open(connection)? {
         if let Some(next) = entry.after_loss(now, now + settings.terms.loss_fence) {
-            rows::update(connection, &next)?;
-            audit.wrote(&next)?;
+            rows::update(connection, &next, audit)?;
         }
     }
     Ok(())
@@ -296,8 +295,7 @@ fn take_over(
         let event = Event::doubted(why.clone());
         if let Some(mut next) = entry.after(&event, now, schedule)? {
             next.reading.next_at = Some(now);
-            rows::update(connection, &next)?;
-            audit.wrote(&next)?;
+            rows::update(connection, &next, audit)?;
         }
     }
     Ok(())

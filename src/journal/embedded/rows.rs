@@ -4,6 +4,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, ToSql, params
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::journal::embedded::audit::Batch;
 use crate::journal::entry::Entry;
 use crate::journal::record::{self, encode, hash_of_key, signed};
 use crate::journal::{Error, Filter, Tombstone, Written};
@@ -146,8 +147,12 @@ pub(super) fn rival(connection: &Connection, entry: &Entry) -> Result<Option<Wri
     Ok(open.map(|other| Written::Busy(Box::new(other))))
 }
 
-/// Writes a first entry, in whose way nothing stands.
-pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, Error> {
+/// Writes a first entry, in whose way nothing stands. Tells the audit.
+pub(super) fn insert(
+    connection: &Connection,
+    entry: &Entry,
+    audit: &mut Batch<'_>,
+) -> Result<Written, Error> {
     let (record, checksum) = encode(entry)?;
     connection
         .prepare_cached(
@@ -173,6 +178,7 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> Result<Written, 
             ])
         })
         .map_err(unavailable)?;
+    audit.wrote(entry, &checksum)?;
     Ok(Written::Done)
 }
 
@@ -193,7 +199,12 @@ pub(super) fn changed_since(connection: &Connection, since: Timestamp) -> Result
     rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
 }
 
-pub(super) fn update(connection: &Connection, entry: &Entry) -> Result<Written, Error> {
+/// Writes a change over the revision that it was made from. Tells the audit.
+pub(super) fn update(
+    connection: &Connection,
+    entry: &Entry,
+    audit: &mut Batch<'_>,
+) -> Result<Written, Error> {
     if entry.state.is_open()
         && let Some(other) = open_on(connection, &entry.operation.transaction)?
         && other.id != entry.id
@@ -222,7 +233,11 @@ pub(super) fn update(connection: &Connection, entry: &Entry) -> Result<Written, 
             ])
         })
         .map_err(unavailable)?;
-    Ok(if changed == 1 { Written::Done } else { Written::Stale })
+    if changed == 0 {
+        return Ok(Written::Stale);
+    }
+    audit.wrote(entry, &checksum)?;
+    Ok(Written::Done)
 }
 
 /// Forgets up to `most` entries that are over and did not change since

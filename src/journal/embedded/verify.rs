@@ -41,6 +41,7 @@ pub fn verify(directory: &Path, mut verifier: Verifier) -> Result<Report, Error>
             verifier.record(stored);
             Ok(())
         })?;
+        verifier.end_records();
         rows::judge(&look.connection, |id, entry| match entry {
             Some((entry, checksum)) => verifier.operation(entry.id, entry.revision, &checksum),
             None => verifier.damaged(id, "its columns, its record and its checksum do not fit together"),

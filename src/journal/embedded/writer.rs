@@ -198,8 +198,7 @@ fn insert(
     if let Some(spent) = tallies.beyond(entry) {
         return Ok(Written::Beyond { spent });
     }
-    let written = rows::insert(connection, entry)?;
-    audit.wrote(entry)?;
+    let written = rows::insert(connection, entry, audit)?;
     count(&mut tallies, entry, counted);
     Ok(written)
 }
@@ -217,9 +216,8 @@ fn update(
     {
         return Ok(Written::Beyond { spent });
     }
-    let written = rows::update(connection, entry)?;
+    let written = rows::update(connection, entry, audit)?;
     if written == Written::Done {
-        audit.wrote(entry)?;
         count(&mut tallies, entry, counted);
     }
     Ok(written)

@@ -40,6 +40,7 @@ pub async fn verify(postgres: &Connection, mut verifier: Verifier) -> Result<Rep
         Ok(())
     })
     .await?;
+    verifier.end_records();
     let mut after = Uuid::nil();
     loop {
         let page = i64::try_from(PAGE).unwrap_or(i64::MAX);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use payops::clock::{Clock, Timestamp};
-use payops::journal::audit::{Record, Refusal, verify::Verifier};
+use payops::journal::audit::{Record, Refusal, archive::line, verify::Verifier};
 use payops::journal::embedded::{self, Embedded, Settings};
 use payops::journal::entry::Event;
 use payops::journal::{Error, Journal as _};
@@ -284,4 +284,47 @@ async fn a_chain_without_a_key_is_believed_by_those_who_ask_for_it_alone() {
     let keys = vec![key(), payops::journal::audit::Key::none()];
     let report = embedded::verify(place.directory(), Verifier::new(keys)).unwrap();
     assert_eq!(report.findings, Vec::<String>::new());
+}
+
+/// Chains that were exported and taken away are verified from the file.
+#[tokio::test]
+async fn what_was_archived_is_verified_together_with_the_rest() {
+    let (place, operations) = written().await;
+    let mut lines = String::new();
+    let mut chains = Vec::new();
+    embedded::records(place.directory(), |stored| {
+        lines.push_str(&line(stored).unwrap());
+        chains.push(stored.chain);
+        Ok(())
+    })
+    .unwrap();
+    let archive = place.folder.path().join("archive.jsonl");
+    std::fs::write(&archive, &lines).unwrap();
+    let first = records(place.directory())
+        .iter()
+        .zip(&chains)
+        .find_map(|(record, chain)| matches!(record, Record::Chain { after: None, .. }).then_some(*chain));
+    let connection = Connection::open(place.directory().join("journal.sqlite")).unwrap();
+    let gone = connection.execute("DELETE FROM audit WHERE chain = ?", [first.unwrap().as_bytes()]).unwrap();
+    assert!(gone > 5);
+    assert!(verified(place.directory()).found > 0);
+    let with_archive = || {
+        let mut verifier = Verifier::new(vec![key()]);
+        verifier.archive(archive.clone());
+        embedded::verify(place.directory(), verifier).unwrap()
+    };
+    let report = with_archive();
+    assert_eq!((report.findings, report.chains), (Vec::new(), 2));
+    assert_eq!(report.operations, u64::try_from(operations).unwrap());
+    // It is no better than a journal: what is changed in it is found.
+    for changed in [
+        lines.replace("29990", "19990"),
+        lines.replace("\"batch\":3", "\"batch\":4"),
+        lines.split_inclusive('\n').skip(3).collect(),
+        "x".to_owned(),
+    ] {
+        assert_ne!(changed, lines);
+        std::fs::write(&archive, changed).unwrap();
+        assert!(with_archive().found > 0);
+    }
 }

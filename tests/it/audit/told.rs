@@ -1,6 +1,6 @@
 //! What the audit tells of refusals, of the configuration, and of those who decide.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use payops::config::{Config, Source};
 use payops::grpc::pb::OperationState::{Declined, Succeeded};
@@ -26,8 +26,8 @@ async fn start_with(adjust: impl FnOnce(&mut Config)) -> TestApp {
     .await
 }
 
-fn refusals(app: &TestApp) -> Vec<Refusal> {
-    let records = records(&app.config.journal.directory);
+fn refusals(directory: &Path) -> Vec<Refusal> {
+    let records = records(directory);
     records
         .into_iter()
         .filter_map(|record| if let Record::Refusal(told) = record { Some(*told) } else { None })
@@ -46,7 +46,7 @@ fn operations(app: &TestApp) -> Vec<Operation> {
 async fn each_refusal_by_policy_is_told_with_what_was_asked_and_why() {
     let rules = "{ rpcs = ['Capture'], accounts = ['*'], currencies = ['NOK'], amount_max = { NOK = 20000 } }, \
                  { rpcs = ['GetOperation'], accounts = ['*'] }";
-    let app = start_with(|config| let_orders(config, rules)).await;
+    let mut app = start_with(|config| let_orders(config, rules)).await;
     let card = app.world.card().await;
     let orders = app.orders().await;
     assert_eq!(orders.capture("k", &card, AMOUNT).await.unwrap_err().reason(), "AMOUNT_LIMIT");
@@ -56,14 +56,18 @@ async fn each_refusal_by_policy_is_told_with_what_was_asked_and_why() {
     for _ in 0..50 {
         assert_eq!(stranger.capture("k", &card, 1).await.unwrap_err().reason(), "CREDENTIALS_INVALID");
     }
+    let directory = app.config.journal.directory.clone();
     let told = |reason: &str| -> Vec<Refusal> {
-        refusals(&app).into_iter().filter(|refusal| refusal.reason == reason).collect()
+        refusals(&directory).into_iter().filter(|refusal| refusal.reason == reason).collect()
     };
     let count = |reason: &str| told(reason).iter().map(|refusal| refusal.count).sum::<u64>();
-    eventually("all of them are told", async || {
-        count("AMOUNT_LIMIT") == 1 && count("RPC_NOT_ALLOWED") == 2 && count("CREDENTIALS_INVALID") == 50
+    // The first of each kind at once, and whatever was like it at the end of the minute, or of payops.
+    eventually("each kind is told", async || {
+        count("AMOUNT_LIMIT") == 1 && count("RPC_NOT_ALLOWED") == 2 && count("CREDENTIALS_INVALID") > 0
     })
     .await;
+    app.drain().await;
+    assert_eq!(count("CREDENTIALS_INVALID"), 50);
     let Refusal { caller, rpc, transaction_id, account, amount, why, trace_id, .. } =
         told("AMOUNT_LIMIT").remove(0);
     assert_eq!(caller.unwrap().as_str(), "orders");
@@ -72,7 +76,7 @@ async fn each_refusal_by_policy_is_told_with_what_was_asked_and_why() {
     assert_eq!(account.unwrap().as_str(), "T12345678");
     assert!(why.contains("20000") && trace_id.is_some(), "{why}");
     let strangers = told("CREDENTIALS_INVALID");
-    assert!(strangers.len() < 10, "alike ones are told together: {}", strangers.len());
+    assert!(strangers.len() <= 2, "alike ones are told together: {}", strangers.len());
     assert!(strangers.iter().all(|refusal| refusal.caller.is_none() && refusal.rpc == "Capture"));
     assert_eq!(verified(&app.config.journal.directory).findings, Vec::<String>::new());
 }
