@@ -1,6 +1,8 @@
 //! The composition root: the one room that knows all the others. Builds the
 //! boundary from a configuration, serves it, and drains it.
 
+mod watch;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
@@ -35,9 +37,8 @@ use crate::journal::{
     postgres::{self, Postgres},
 };
 use crate::listener::{self, Bounds, tls::Tls};
-use crate::metrics::{Metered, Metrics};
+use crate::metrics::{Metered, Metrics, calls::CallsLayer, psp::MeasuredTransport};
 use crate::operations::{Limits, Operations};
-use crate::psp::NotSent;
 use crate::psp::dintero::{Dintero, transport::Http};
 use crate::psp::guard::{self, Guarded, circuit};
 use crate::reconcile::{ReadBack, decide::Rules, hint::Hints};
@@ -51,10 +52,6 @@ pub const SERVICE: &str = "payops.v1.PaymentOperationsService";
 /// The service for persons, whose readiness is told by name.
 pub const REVIEW_SERVICE: &str = "payops.v1.OperationReviewService";
 
-/// How often readiness is looked at.
-const READINESS_EVERY: Duration = Duration::from_millis(500);
-/// How often writing is proven while nothing else shows it.
-const JOURNAL_CHECK_EVERY: u32 = 10;
 /// The open connections of the listener for health alone.
 const HEALTH_CONNECTIONS_MAX: usize = 64;
 
@@ -81,7 +78,8 @@ pub enum Error {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-type Client = Guarded<Dintero<Http>>;
+type Transport = MeasuredTransport<Http>;
+type Client = Guarded<Dintero<Transport>>;
 
 /// Serves on `listener` until `stop` is cancelled, then drains: not ready, no
 /// new call, what is under way finishes within `server.drain_timeout`. Ends at
@@ -136,10 +134,10 @@ async fn serve_from<J: Journal>(
     stop: CancellationToken,
     (journal, clock, schedule): (J, Clock, Schedule),
 ) -> Result<(), Error> {
-    let (audit, notes) = Audit::new(clock.clone());
     let metrics = Metrics::new().map_err(Error::Metrics)?;
+    let (audit, notes) = Audit::new(clock.clone(), metrics.clone());
     let journal = Metered::new(journal, metrics.clone());
-    let transport = Http::new(&config.psp).map_err(Error::Client)?;
+    let transport = MeasuredTransport::new(Http::new(&config.psp).map_err(Error::Client)?, metrics.clone());
     let dintero =
         Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
     let psp = guarded(config, dintero.clone(), &clock);
@@ -148,12 +146,7 @@ async fn serve_from<J: Journal>(
     // Stopped after the server: what it still answers may need them.
     let background = CancellationToken::new();
     let conclude = Conclude { journal: journal.clone(), psp: psp.clone(), clock, schedule };
-    let limits = Limits {
-        in_flight_max: config.psp.in_flight_max,
-        attempt_timeout: config.psp.attempt_timeout,
-        send_window: config.exactly_once.send_window,
-        lease_grace: config.exactly_once.lease_grace,
-    };
+    let limits = limits(config);
     let read_back = ReadBack::new(
         conclude.clone(),
         rules(&config.exactly_once),
@@ -179,15 +172,31 @@ async fn serve_from<J: Journal>(
     if let Some(listener) = probed {
         let routes = Routes::new(HealthServer::new(health.clone()));
         // Until after the drain, so that those who ask hear that it is not ready.
-        tokio::spawn(serve_on(listener, None, probes(&config.server), routes, config, background.clone()));
+        tokio::spawn(serve_on(
+            listener,
+            None,
+            probes(&config.server),
+            routes,
+            (config, &metrics),
+            background.clone(),
+        ));
     }
     if let Some(listener) = scraped {
         tokio::spawn(metrics.clone().serve(listener, background.clone()));
     }
-    tokio::spawn(watch_readiness(journal.clone(), dintero, (health.clone(), metrics), stop.clone()));
+    let watched = watch::Watched {
+        journal: journal.clone(),
+        dintero,
+        guarded: psp.clone(),
+        clock: conclude.clock.clone(),
+        tasks: tasks.clone(),
+    };
+    tokio::spawn(watched.clone().readiness(health.clone(), metrics.clone(), stop.clone()));
+    tokio::spawn(watched.show(metrics.clone(), background.clone()));
 
-    let routes = routes(config, operations, reviews, (&callers, &audit), health.clone())?;
-    let server = serve_on(listener, tls, Bounds::from(&config.server), routes, config, stop.clone());
+    let routes = routes(config, operations, reviews, (&callers, &audit, &metrics), health.clone())?;
+    let bounds = Bounds::from(&config.server);
+    let server = serve_on(listener, tls, bounds, routes, (config, &metrics), stop.clone());
     let mut server = std::pin::pin!(server);
     // An idle server may have ended before we hear of the stop.
     let served = tokio::select! {
@@ -266,7 +275,7 @@ fn audit_key(config: &Config) -> Result<Key, Error> {
 }
 
 /// The PSP, spared where it is in trouble.
-fn guarded(config: &Config, dintero: Dintero<Http>, clock: &Clock) -> Client {
+fn guarded(config: &Config, dintero: Dintero<Transport>, clock: &Clock) -> Client {
     // Alone, an account has nobody to leave room for.
     let most = if config.accounts.len() > 1 { config.psp.account_in_flight_max } else { usize::MAX };
     let settings = guard::Settings {
@@ -279,6 +288,15 @@ fn guarded(config: &Config, dintero: Dintero<Http>, clock: &Clock) -> Client {
     };
     let accounts = config.accounts.iter().map(|account| account.id.clone());
     Guarded::new(dintero, accounts, settings, clock.clone())
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        in_flight_max: config.psp.in_flight_max,
+        attempt_timeout: config.psp.attempt_timeout,
+        send_window: config.exactly_once.send_window,
+        lease_grace: config.exactly_once.lease_grace,
+    }
 }
 
 /// Receives webhooks until `stop`, and has what they are about read back.
@@ -329,14 +347,14 @@ fn routes<J: Journal>(
     config: &Config,
     operations: Operations<J, Client>,
     reviews: Reviews<J, Client>,
-    (callers, audit): (&CallersFile, &Audit),
+    (callers, audit, metrics): (&CallersFile, &Audit, &Metrics),
     health: Health,
 ) -> Result<Routes, Error> {
     let server = &config.server;
     let waits = Waits { default: server.wait_default, max: server.wait_max };
+    let adapter = Adapter::new(operations, (audit.clone(), metrics.clone()), waits, server.watch_max);
     let service =
-        PaymentOperationsServiceServer::new(Adapter::new(operations, audit.clone(), waits, server.watch_max))
-            .max_decoding_message_size(server.message_bytes_max);
+        PaymentOperationsServiceServer::new(adapter).max_decoding_message_size(server.message_bytes_max);
     let review = ReviewAdapter::new(reviews, waits, server.watch_max);
     let review =
         OperationReviewServiceServer::new(review).max_decoding_message_size(server.message_bytes_max);
@@ -366,10 +384,11 @@ fn serve_on(
     tls: Option<Arc<Tls>>,
     bounds: Bounds,
     routes: Routes,
-    config: &Config,
+    (config, metrics): (&Config, &Metrics),
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
     let service = ServiceBuilder::new()
+        .layer(CallsLayer(metrics.clone()))
         .layer(CatchPanicLayer::custom(PanicAnswer))
         .layer(InboundLayer { message_timeout: config.server.message_timeout })
         .service(routes.prepare());
@@ -388,46 +407,6 @@ impl tower_http::catch_panic::ResponseForPanic for PanicAnswer {
         tracing::error!("a call panicked: a defect");
         crate::grpc::status::money(&crate::failure::Failure::Internal, None, "").into_http()
     }
-}
-
-/// Ready while the journal can be written and every account has credentials
-/// that the PSP takes. A PSP that is merely out of reach does not make an
-/// unready boundary once it has been ready: it still answers for what it knows.
-async fn watch_readiness<J: Journal>(
-    journal: J,
-    psp: Dintero<Http>,
-    (health, metrics): (Health, Metrics),
-    stop: CancellationToken,
-) {
-    let mut tick = tokio::time::interval(READINESS_EVERY);
-    let mut ticks = 0_u32;
-    let mut journal_works = true;
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        if ticks.is_multiple_of(JOURNAL_CHECK_EVERY) || !journal_works {
-            journal_works = journal.check().await.is_ok();
-        }
-        ticks = ticks.wrapping_add(1);
-        let was_ready = health.is_ready();
-        let credentials = psp.credentials().await;
-        let unusable = credentials.iter().find(|(_, state)| match state {
-            Ok(()) => false,
-            Err(NotSent::CredentialsRejected(_)) => true,
-            Err(_) => !was_ready,
-        });
-        let ready = journal_works && unusable.is_none() && !stop.is_cancelled();
-        if ready != was_ready {
-            match unusable {
-                Some((account, _)) => {
-                    tracing::warn!(%account, ready, "readiness changed: no usable credentials");
-                }
-                None => tracing::info!(journal_works, ready, "readiness changed"),
-            }
-        }
-        health.set_ready(ready);
-        metrics.ready(ready);
-    }
-    health.set_ready(false);
-    metrics.ready(false);
 }
 
 async fn broken<J: Journal>(journal: &J) {

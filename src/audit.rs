@@ -20,6 +20,7 @@ use crate::journal::{
     Journal,
     audit::{Record, Refusal, hex},
 };
+use crate::metrics::Metrics;
 
 /// What waits to be written; of more refusals only the number is kept.
 const WAITING_MAX: usize = 1024;
@@ -34,12 +35,13 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(1);
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// Where refusals and changes of the configuration are told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Audit {
     notes: mpsc::Sender<Record>,
     /// Refusals for which there was no place.
     missed: Arc<AtomicU64>,
     clock: Clock,
+    metrics: Metrics,
 }
 
 /// What was told, on its way to the journal.
@@ -69,15 +71,16 @@ struct Kind {
 
 impl Audit {
     /// Nothing is written before [`Notes::run`].
-    pub fn new(clock: Clock) -> (Self, Notes) {
+    pub fn new(clock: Clock, metrics: Metrics) -> (Self, Notes) {
         let (notes, told) = mpsc::channel(WAITING_MAX);
         let missed = Arc::new(AtomicU64::new(0));
-        let audit = Self { notes, missed: Arc::clone(&missed), clock: clock.clone() };
+        let audit = Self { notes, missed: Arc::clone(&missed), clock: clock.clone(), metrics };
         (audit, Notes { told, missed, clock, waiting: Waiting::default() })
     }
 
     /// Somebody was refused just now.
     pub fn refused(&self, refusal: Refusal) {
+        self.metrics.refused(refusal.reason.clone());
         let refusal = Refusal { at: self.clock.now(), count: 1, ..refusal };
         let has_place = self.notes.capacity() > RESERVED;
         if !has_place || self.notes.try_send(Record::Refusal(Box::new(refusal))).is_err() {
@@ -243,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_refusals_leaves_room_for_the_configuration_and_is_counted() {
-        let (audit, mut notes) = Audit::new(Clock::manual(Timestamp(1)));
+        let (audit, mut notes) = Audit::new(Clock::manual(Timestamp(1)), Metrics::new().unwrap());
         for _ in 0..10 * WAITING_MAX {
             audit.refused(refusal("Capture"));
         }

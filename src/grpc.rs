@@ -44,6 +44,7 @@ use crate::grpc::pb::payment_operations_service_server::PaymentOperationsService
 use crate::grpc::violations::Refused;
 use crate::idempotency::Answered;
 use crate::journal::Journal;
+use crate::metrics::Metrics;
 use crate::operations::{Name, Operations, Patience};
 use crate::payment::{Caller, Command, permit::Held};
 use crate::policy::{
@@ -74,6 +75,7 @@ pub struct Waits {
 pub struct Adapter<J, P> {
     operations: Operations<J, P>,
     audit: Audit,
+    metrics: Metrics,
     waits: Waits,
     /// Open WatchOperation streams.
     watches: Arc<tokio::sync::Semaphore>,
@@ -88,9 +90,26 @@ struct Call {
 impl<J: Journal, P: Psp> Adapter<J, P> {
     /// An adapter; at most `watches_max` streams are open at once. What policy
     /// refuses is told to the audit.
-    pub fn new(operations: Operations<J, P>, audit: Audit, waits: Waits, watches_max: usize) -> Self {
+    pub fn new(
+        operations: Operations<J, P>,
+        (audit, metrics): (Audit, Metrics),
+        waits: Waits,
+        watches_max: usize,
+    ) -> Self {
         let watches = Arc::new(tokio::sync::Semaphore::new(watches_max));
-        Self { operations, audit, waits, watches }
+        Self { operations, audit, metrics, waits, watches }
+    }
+
+    async fn answer(&self, rpc: Rpc, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
+        let answer = self.carry_out(call, asked).await;
+        let result = match &answer {
+            Ok(Answer { entry: Some(Answered { replayed: true, .. }), .. }) => "replayed".to_owned(),
+            Ok(Answer { entry: Some(_), .. }) => "done".to_owned(),
+            Ok(Answer { entry: None, .. }) => "validated".to_owned(),
+            Err(status) => status::reason(status),
+        };
+        self.metrics.answered(rpc.as_str(), result);
+        answer
     }
 
     async fn carry_out(&self, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
@@ -159,14 +178,14 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let (call, message) = Call::of(request);
         let asked =
             command::capture(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
-        let answer = self.carry_out(&call, asked).await?;
+        let answer = self.answer(Rpc::Capture, &call, asked).await?;
         Ok(answer.respond(|operation| pb::CaptureResponse { operation }))
     }
 
     async fn void(&self, request: Request<pb::VoidRequest>) -> Result<Response<pb::VoidResponse>, Status> {
         let (call, message) = Call::of(request);
         let asked = command::void(&message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
-        let answer = self.carry_out(&call, asked).await?;
+        let answer = self.answer(Rpc::Void, &call, asked).await?;
         Ok(answer.respond(|operation| pb::VoidResponse { operation }))
     }
 
@@ -177,7 +196,7 @@ impl<J: Journal, P: Psp> PaymentOperationsService for Adapter<J, P> {
         let (call, message) = Call::of(request);
         let asked =
             command::refund(message, &call.metadata, &call.caller()?, |id| self.operations.serves(id));
-        let answer = self.carry_out(&call, asked).await?;
+        let answer = self.answer(Rpc::Refund, &call, asked).await?;
         Ok(answer.respond(|operation| pb::RefundResponse { operation }))
     }
 

@@ -103,6 +103,9 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// Marks each written change of an operation.
     fn changes(&self, id: OperationId) -> watch::Receiver<u64>;
 
+    /// How many operations are open, by state.
+    fn open_states(&self) -> impl Future<Output = Result<Vec<OpenState>, Error>> + Send;
+
     /// Adds to the audit what is no write of an entry.
     fn note(&self, notes: Vec<Record>) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -179,6 +182,17 @@ pub struct Filter {
     pub from: Option<Timestamp>,
     /// First written before then.
     pub until: Option<Timestamp>,
+}
+
+/// The open operations in one state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenState {
+    /// In the word of journals.
+    pub state: String,
+    /// How many there are.
+    pub count: u64,
+    /// Since when the oldest of them is in it.
+    pub since: Timestamp,
 }
 
 /// The journal is not the one that was written last: it was lost, or an older

@@ -4,7 +4,9 @@
 //! Every label has a few values that payops itself chose: nothing that a caller
 //! or the PSP says becomes one.
 
+pub mod calls;
 mod journal;
+pub mod psp;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +14,19 @@ use axum::{Router, extract::State, response::IntoResponse, routing::get};
 use http::{StatusCode, header};
 use opentelemetry::{
     KeyValue,
-    metrics::{Gauge, Histogram, Meter, MeterProvider as _},
+    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Timestamp;
+use crate::journal::OpenState;
 use crate::listener::http1::{Limits, serve};
+use crate::metrics::journal::Change;
+use crate::payment::id::AccountId;
+use crate::psp::guard::circuit;
 
 pub use crate::metrics::journal::Metered;
 
@@ -39,10 +46,27 @@ pub struct Metrics {
     instruments: Arc<Instruments>,
 }
 
+/// From a call that is answered from memory to the longest that one waits.
+const CALL_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// Every state in which an operation is open, in the word of journals.
+const OPEN: [&str; 5] = ["started", "resent", "accepted", "in_doubt", "review"];
+
 struct Instruments {
     ready: Gauge<u64>,
     standby: Gauge<u64>,
     journal: Histogram<f64>,
+    changes: Counter<u64>,
+    answers: Counter<u64>,
+    calls: Histogram<f64>,
+    psp: Histogram<f64>,
+    open: Gauge<u64>,
+    open_age: Gauge<f64>,
+    under_way: Gauge<u64>,
+    circuit: Gauge<u64>,
+    token_life: Gauge<f64>,
+    audit: Counter<u64>,
+    refusals: Counter<u64>,
 }
 
 impl Instruments {
@@ -55,14 +79,73 @@ impl Instruments {
                     "0 where the journal's database was told to run without a synchronous standby",
                 )
                 .build(),
-            journal: meter
-                .f64_histogram("payops.journal.duration")
+            journal: seconds(
+                meter,
+                "payops.journal.duration",
+                &JOURNAL_SECONDS,
+                "How long the journal took, by what was asked of it and what came of it",
+            ),
+            changes: meter
+                .u64_counter("payops.operation.changes")
+                .with_description("Changes of operations' states that this process wrote")
+                .build(),
+            answers: meter
+                .u64_counter("payops.answers")
+                .with_description(
+                    "Answers to calls that move money: done, replayed, validated or the error's reason",
+                )
+                .build(),
+            calls: seconds(
+                meter,
+                "rpc.server.call.duration",
+                &CALL_SECONDS,
+                "How long calls took to their answer",
+            ),
+            psp: seconds(
+                meter,
+                "payops.psp.request.duration",
+                &CALL_SECONDS,
+                "How long the PSP took, by what was asked and its HTTP status, or that none came",
+            ),
+            open: meter
+                .u64_gauge("payops.operations.open")
+                .with_description(
+                    "Operations in the journal that are not over, by state; the same in every process",
+                )
+                .build(),
+            open_age: meter
+                .f64_gauge("payops.operations.open.age.max")
                 .with_unit("s")
-                .with_boundaries(JOURNAL_SECONDS.to_vec())
-                .with_description("How long the journal took, by what was asked of it and what came of it")
+                .with_description("How long the oldest of them has been in its state")
+                .build(),
+            under_way: meter
+                .u64_gauge("payops.operations.under_way")
+                .with_description("Calls that move money and are worked on here, waited for or not")
+                .build(),
+            circuit: meter
+                .u64_gauge("payops.psp.circuit")
+                .with_description("0 closed, 1 trying, 2 open: nothing is begun for the account")
+                .build(),
+            token_life: meter
+                .f64_gauge("payops.psp.token.life")
+                .with_unit("s")
+                .with_description("How long the account's access token surely lives; 0 where there is none")
+                .build(),
+            audit: meter
+                .u64_counter("payops.audit.batches")
+                .with_description("Batches of records that this process wrote to the audit")
+                .build(),
+            refusals: meter
+                .u64_counter("payops.refusals")
+                .with_description("Calls that were not let in or not allowed, by the reason that was told")
                 .build(),
         }
     }
+}
+
+fn seconds(meter: &Meter, name: &'static str, bounds: &[f64], what: &'static str) -> Histogram<f64> {
+    let histogram = meter.f64_histogram(name).with_unit("s").with_boundaries(bounds.to_vec());
+    histogram.with_description(what).build()
 }
 
 impl Metrics {
@@ -94,6 +177,79 @@ impl Metrics {
     fn journal(&self, what: &'static str, result: &'static str, took: Duration) {
         let labels = [KeyValue::new("operation", what), KeyValue::new("result", result)];
         self.instruments.journal.record(took.as_secs_f64(), &labels);
+    }
+
+    /// An operation's state changed.
+    fn changed(&self, Change { kind, account, from, to }: &Change) {
+        let labels = [
+            KeyValue::new("kind", *kind),
+            KeyValue::new("account", account.as_str().to_owned()),
+            KeyValue::new("from", from.unwrap_or("nothing")),
+            KeyValue::new("to", *to),
+        ];
+        self.instruments.changes.add(1, &labels);
+    }
+
+    /// What a call that moves money was told: a word of ours.
+    pub fn answered(&self, rpc: &'static str, result: String) {
+        let labels = [KeyValue::new("rpc", rpc), KeyValue::new("result", result)];
+        self.instruments.answers.add(1, &labels);
+    }
+
+    /// Somebody was refused, for this reason of ours.
+    pub fn refused(&self, reason: String) {
+        self.instruments.refusals.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    fn call(&self, rpc: &'static str, status: &'static str, took: Duration) {
+        let labels = [KeyValue::new("rpc.method", rpc), KeyValue::new("rpc.response.status_code", status)];
+        self.instruments.calls.record(took.as_secs_f64(), &labels);
+    }
+
+    fn psp_request(&self, what: &'static str, result: &'static str, took: Duration) {
+        let labels = [KeyValue::new("request", what), KeyValue::new("result", result)];
+        self.instruments.psp.record(took.as_secs_f64(), &labels);
+    }
+
+    /// What is open in the journal now.
+    pub fn open(&self, states: &[OpenState], now: Timestamp) {
+        for state in OPEN {
+            let open = states.iter().find(|open| open.state == state);
+            let labels = [KeyValue::new("state", state)];
+            self.instruments.open.record(open.map_or(0, |open| open.count), &labels);
+            let age = open.map_or(Duration::ZERO, |open| now.since(open.since));
+            self.instruments.open_age.record(age.as_secs_f64(), &labels);
+        }
+    }
+
+    /// What is worked on here, waited for or not.
+    pub fn under_way(&self, count: usize) {
+        self.instruments.under_way.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    }
+
+    /// What an account's circuits are: that for commands, and that for reads.
+    pub fn circuits(&self, account: &AccountId, states: [circuit::State; 2]) {
+        for (what, state) in ["commands", "reads"].into_iter().zip(states) {
+            let labels =
+                [KeyValue::new("account", account.as_str().to_owned()), KeyValue::new("requests", what)];
+            let level = match state {
+                circuit::State::Closed => 0,
+                circuit::State::Probing => 1,
+                circuit::State::Open { .. } => 2,
+            };
+            self.instruments.circuit.record(level, &labels);
+        }
+    }
+
+    /// How long an account's access token surely lives.
+    pub fn token_life(&self, account: &AccountId, life: Duration) {
+        let labels = [KeyValue::new("account", account.as_str().to_owned())];
+        self.instruments.token_life.record(life.as_secs_f64(), &labels);
+    }
+
+    /// So many batches more were written to the audit.
+    pub fn audited(&self, batches: u64) {
+        self.instruments.audit.add(batches, &[]);
     }
 
     /// Shows everything at `/metrics` until `stop`.

@@ -27,7 +27,7 @@ use crate::psp::NotSent;
 pub use self::credentials::{Credentials, unauthenticated};
 pub use self::policy::{denied, throttled};
 use self::policy::{told_beyond, told_denied};
-pub use self::refusal::{refusal, rpc_of};
+pub use self::refusal::{reason, refusal, rpc_of};
 pub use self::review::{no_reviewer, review};
 
 const DOMAIN: &str = "payops.v1";

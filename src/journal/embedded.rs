@@ -59,7 +59,7 @@ use crate::journal::entry::{
 };
 use crate::journal::hub::Hub;
 use crate::journal::tally::Tallies;
-use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
+use crate::journal::{Error, Filter, Journal, Loss, OpenState, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 pub use crate::journal::embedded::export::{export, take_back};
@@ -300,6 +300,10 @@ impl Journal for Embedded {
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
         self.shared.hub.subscribe(id)
+    }
+
+    async fn open_states(&self) -> Result<Vec<OpenState>, Error> {
+        self.read(rows::open_states).await
     }
 
     async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {

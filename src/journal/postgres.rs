@@ -66,12 +66,12 @@ use crate::journal::postgres::{
     inner::Inner,
     line::Line,
     news::News,
-    opening::get,
+    opening::{NO_PARAMETERS, get},
     rows::Parameter,
     writer::{Answer, Job, Write, Writer},
 };
 use crate::journal::record::hash_of_key;
-use crate::journal::{Error, Filter, Journal, Loss, Terms, Tombstone, Written};
+use crate::journal::{Error, Filter, Journal, Loss, OpenState, Terms, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 pub use crate::journal::postgres::import::{Imported, import};
@@ -362,6 +362,15 @@ impl Journal for Postgres {
         let changes = self.shared.inner.hub.subscribe(id);
         self.shared.inner.news.want(id);
         changes
+    }
+
+    async fn open_states(&self) -> Result<Vec<OpenState>, Error> {
+        let found = self.shared.inner.read(rows::OPEN_STATES, NO_PARAMETERS).await?;
+        let of = |row: &Row| {
+            let count = u64::try_from(get::<i64>(row, 1)?).unwrap_or_default();
+            Ok(OpenState { state: get(row, 0)?, count, since: Timestamp(get(row, 2)?) })
+        };
+        found.iter().map(of).collect()
     }
 
     async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {

@@ -4,12 +4,12 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::clock::Timestamp;
 use crate::journal::{
-    Error, Filter, Journal, Loss, Tombstone, Written,
+    Error, Filter, Journal, Loss, OpenState, Tombstone, Written,
     audit::{Head, Record},
     entry::{Entry, Tally},
 };
 use crate::metrics::Metrics;
-use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
+use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, TransactionId};
 
 /// The same journal, measured.
 #[derive(Clone)]
@@ -27,6 +27,13 @@ impl<J: Journal> Metered<J> {
         Self { journal, metrics }
     }
 
+    /// Counts a change once it is written: over all replicas each is written once.
+    fn changed(&self, change: &Change, result: &Result<Written, Error>) {
+        if matches!(result, Ok(Written::Done)) && change.from != Some(change.to) {
+            self.metrics.changed(change);
+        }
+    }
+
     async fn measured<R>(
         &self,
         what: &'static str,
@@ -42,6 +49,26 @@ impl<J: Journal> Metered<J> {
         };
         self.metrics.journal(what, result, began.elapsed());
         done
+    }
+}
+
+/// A change of an operation's state.
+pub(super) struct Change {
+    pub(super) kind: &'static str,
+    pub(super) account: AccountId,
+    /// None for the first write.
+    pub(super) from: Option<&'static str>,
+    pub(super) to: &'static str,
+}
+
+impl Change {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            kind: entry.operation.kind().as_str(),
+            account: entry.operation.transaction.account(),
+            from: entry.made.before,
+            to: entry.state.as_str(),
+        }
     }
 }
 
@@ -74,11 +101,17 @@ impl<J: Journal> Journal for Metered<J> {
     }
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
-        self.measured("insert", self.journal.insert(entry), written).await
+        let change = Change::of(&entry);
+        let result = self.measured("insert", self.journal.insert(entry), written).await;
+        self.changed(&change, &result);
+        result
     }
 
     async fn update(&self, entry: Entry) -> Result<Written, Error> {
-        self.measured("update", self.journal.update(entry), written).await
+        let change = Change::of(&entry);
+        let result = self.measured("update", self.journal.update(entry), written).await;
+        self.changed(&change, &result);
+        result
     }
 
     async fn due(&self, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
@@ -120,6 +153,10 @@ impl<J: Journal> Journal for Metered<J> {
 
     fn changes(&self, id: OperationId) -> watch::Receiver<u64> {
         self.journal.changes(id)
+    }
+
+    async fn open_states(&self) -> Result<Vec<OpenState>, Error> {
+        self.measured("read", self.journal.open_states(), read).await
     }
 
     async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {

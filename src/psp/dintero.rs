@@ -75,11 +75,15 @@ impl<T: Transport> Dintero<T> {
         }
     }
 
-    /// Each account with what its token endpoint last said.
-    pub async fn credentials(&self) -> Vec<(AccountId, Result<(), NotSent>)> {
+    /// Each account with how long its token surely lives, or with what its token
+    /// endpoint last said.
+    pub async fn credentials(&self) -> Vec<(AccountId, Result<Duration, NotSent>)> {
         let mut states = Vec::with_capacity(self.shared.accounts.len());
         for (account, tokens) in &self.shared.accounts {
-            states.push((account.clone(), tokens.get().await.map(|_| ())));
+            states.push((
+                account.clone(),
+                tokens.get().await.map(|token| token.life_left_at_least(self.shared.clock.boot())),
+            ));
         }
         states
     }

@@ -118,6 +118,15 @@ impl<P> Guarded<P> {
         Self { inner, clock, settings, accounts }
     }
 
+    /// What each account's circuits are: that for commands, and that for reads.
+    pub fn circuits(&self) -> Vec<(AccountId, [circuit::State; 2])> {
+        let states = self.accounts.iter().map(|(id, account)| {
+            let state = account.state();
+            (id.clone(), [state.sending.state(), state.reading.state()])
+        });
+        states.collect()
+    }
+
     /// None for an account that is not served.
     fn enter(&self, id: &AccountId, doing: Doing) -> Result<Option<Place>, NotSent> {
         let Some(account) = self.accounts.get(id) else { return Ok(None) };

@@ -48,6 +48,7 @@ mod replicas;
 mod review;
 mod runbook;
 mod sandbox;
+mod seen;
 mod serving;
 mod sweep;
 mod threats;

@@ -116,6 +116,7 @@ fn every_link_leads_to_a_file() {
         "docs/contributing.md",
         "docs/audit.md",
         "docs/identity.md",
+        "docs/observability.md",
         "docs/policy.md",
         "docs/sandbox.md",
         "docs/runbook.md",

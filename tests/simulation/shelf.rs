@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock::Timestamp;
 use crate::journal::audit::{Head, Record};
 use crate::journal::entry::{Entry, Event, Schedule, Tally};
-use crate::journal::{Error, Filter, Journal, Loss, Tombstone, Written};
+use crate::journal::{Error, Filter, Journal, Loss, OpenState, Tombstone, Written};
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
 
 use super::line::nap;
@@ -388,6 +388,10 @@ impl Journal for Shelf {
             world.store.changes.entry(id).or_default().push(changes);
             listener
         })
+    }
+
+    async fn open_states(&self) -> Result<Vec<OpenState>, Error> {
+        Err(Error::Unavailable("nobody counts here".to_owned()))
     }
 
     async fn note(&self, _: Vec<Record>) -> Result<(), Error> {

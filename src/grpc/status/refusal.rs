@@ -14,7 +14,7 @@ pub fn refusal(
     caller: Option<CallerName>,
     trace_id: Option<&str>,
 ) -> Refusal {
-    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    let reason = reason(status);
     Refusal {
         caller,
         rpc: rpc.to_owned(),
@@ -23,6 +23,11 @@ pub fn refusal(
         trace_id: trace_id.map(str::to_owned),
         ..Refusal::default()
     }
+}
+
+/// The word that a caller is told for a reason, in a status that was made here.
+pub fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
 /// The RPC that a request's path names; what a stranger makes up is no name.

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::journal::embedded::audit::Batch;
 use crate::journal::entry::Entry;
 use crate::journal::record::{self, encode, hash_of_key, signed};
-use crate::journal::{Error, Filter, Tombstone, Written};
+use crate::journal::{Error, Filter, OpenState, Tombstone, Written};
 
 pub(super) use crate::journal::record::checksum;
 use crate::payment::id::{CallerName, IdempotencyKey, OperationId, TransactionId};
@@ -102,6 +102,23 @@ pub(super) fn open(connection: &Connection) -> Result<Vec<Entry>, Error> {
         .map_err(unavailable)?;
     let rows = statement.query_map([], raw).map_err(unavailable)?;
     rows.map(|row| row.map_err(unavailable).and_then(decode)).collect()
+}
+
+/// How many are open, by state.
+pub(super) fn open_states(connection: &Connection) -> Result<Vec<OpenState>, Error> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT state, count(*), min(updated_at) FROM operations INDEXED BY operations_slot WHERE open = 1
+             GROUP BY state",
+        )
+        .map_err(unavailable)?;
+    let rows = statement
+        .query_map([], |row| {
+            let (count, since) = (row.get::<_, i64>(1)?, Timestamp(row.get(2)?));
+            Ok(OpenState { state: row.get(0)?, count: u64::try_from(count).unwrap_or_default(), since })
+        })
+        .map_err(unavailable)?;
+    rows.collect::<rusqlite::Result<_>>().map_err(unavailable)
 }
 
 /// Every entry, in the order in which they came.

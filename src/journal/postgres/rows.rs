@@ -31,6 +31,8 @@ pub(super) const BY_ID: &str =
     "SELECT record, checksum FROM payops.operations WHERE id = $1 AND NOT forgotten";
 pub(super) const OPEN_ON: &str =
     "SELECT record, checksum FROM payops.operations WHERE transaction_id = $1 AND open";
+pub(super) const OPEN_STATES: &str =
+    "SELECT state, count(*), min(updated_at) FROM payops.operations WHERE open GROUP BY state";
 /// Of a key that was forgotten before its journal came here.
 pub(super) const TOMBSTONE: &str = "SELECT state FROM payops.tombstones WHERE key = $1";
 pub(super) const DUE: &str = "SELECT record, checksum, id FROM payops.operations

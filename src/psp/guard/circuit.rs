@@ -31,10 +31,14 @@ pub struct Settings {
     pub open_for: Duration,
 }
 
+/// Whether requests are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub enum State {
+    /// They are.
     Closed,
+    /// None before then.
     Open {
+        /// By the boot clock.
         until: Duration,
     },
     /// One request may try.
@@ -54,6 +58,11 @@ impl Circuit {
     /// A closed one.
     pub fn new(settings: Settings) -> Self {
         Self { settings, recent: VecDeque::new(), state: State::Closed, opened: 0 }
+    }
+
+    /// What it is now.
+    pub fn state(&self) -> State {
+        self.state
     }
 
     /// Whether one more request may be made, and whether it is the test of
