@@ -129,7 +129,7 @@ impl Postgres {
                  each key is looked up at the PSP before its first sending"
             );
         }
-        let meta = opening::open(&connected, settings).await?;
+        let (meta, chain) = opening::open(&connected, settings).await?;
         let clock = Clock::following(status.shown);
         let process = Uuid::new_v4();
         let (news, telling) = News::new(process);
@@ -137,7 +137,8 @@ impl Postgres {
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let mut tasks = JoinSet::new();
         let line = Line { inner: Arc::clone(&inner), connection: Some(connected) };
-        let log = Log::Ended(None);
+        inner.told(chain.head());
+        let log = Log::Open(chain);
         let writer = Writer { inner: Arc::clone(&inner), line, id: process, log };
         // Not among those: it writes what it was given, and then ends.
         tokio::spawn(writer.run(queue));

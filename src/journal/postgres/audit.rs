@@ -119,16 +119,16 @@ pub(super) async fn begin(client: &Client, key: &Key, why: &str, now: Timestamp)
 
 /// The chain of the writer.
 pub(super) enum Log {
-    /// To be begun, after that head.
-    Ended(Option<Head>),
     Open(Chain),
+    /// Another one is to be begun after that head.
+    Ended(Head),
 }
 
 impl Log {
     /// What came of the last batch is unknown: it ends with the one before.
     pub(super) fn doubt(&mut self) {
         if let Self::Open(chain) = self {
-            *self = Self::Ended(Some(chain.head()));
+            *self = Self::Ended(chain.head());
         }
     }
 }
@@ -140,9 +140,9 @@ impl Writer {
             Log::Open(chain) => return Ok(chain.clone()),
             Log::Ended(after) => *after,
         };
-        let why = if after.is_some() { "what a write came to is unknown" } else { "payops started" };
+        let why = "what a write came to is unknown";
         let now = self.inner.clock.now();
-        let (mut chain, first) = Chain::begin(&self.inner.settings.audit, why, after.as_ref(), now);
+        let (mut chain, first) = Chain::begin(&self.inner.settings.audit, why, Some(&after), now);
         let mut told = Told::next(&chain);
         told.push(first);
         match self.line.statement(PUT, &told.parameters(), until).await {

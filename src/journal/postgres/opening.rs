@@ -18,7 +18,7 @@ use crate::clock::{ANSWER_MAX, Clock, Shown, Timestamp};
 use crate::config::Postgres as Connection;
 use crate::journal::{
     Error,
-    audit::Record,
+    audit::{Chain, Record},
     postgres::{
         Settings,
         audit::{self, Told},
@@ -119,8 +119,9 @@ pub(super) async fn begin(connected: &Connected) -> Result<(), Error> {
 }
 
 /// Compares the journal with what is said of it outside, and writes down what
-/// follows. Gives what it knows of itself from now on.
-pub(super) async fn open(connected: &Connected, settings: &Settings) -> Result<Meta, Error> {
+/// follows. Gives what it knows of itself from now on, and the chain that this
+/// process writes to the audit.
+pub(super) async fn open(connected: &Connected, settings: &Settings) -> Result<(Meta, Chain), Error> {
     begin(connected).await?;
     // Where this fails the session ends, and the transaction with it.
     let status = status(connected).await?;
@@ -133,6 +134,7 @@ pub(super) async fn open(connected: &Connected, settings: &Settings) -> Result<M
     if loss.is_some() {
         fence(connected, settings, status.shown.now).await?;
     }
+    let chain = audit::begin(&connected.client, &settings.audit, "payops started", status.shown.now).await?;
     commit(connected).await?;
     if let Some(why) = loss {
         tracing::warn!(generation = next.generation, why, "the journal was lost");
@@ -142,7 +144,7 @@ pub(super) async fn open(connected: &Connected, settings: &Settings) -> Result<M
             "journal.new is set and the journal is there: remove it, or a loss will be taken for a beginning"
         );
     }
-    Ok(next)
+    Ok((next, chain))
 }
 
 /// Writes down that the journal was lost, if nobody has yet.

@@ -316,11 +316,14 @@ async fn what_was_archived_is_verified_together_with_the_rest() {
     let report = with_archive();
     assert_eq!((report.findings, report.chains), (Vec::new(), 2));
     assert_eq!(report.operations, u64::try_from(operations).unwrap());
+    let archived = format!("{{\"chain\":\"{}\"", first.unwrap());
+    let third = lines.split_inclusive('\n').filter(|line| line.starts_with(&archived)).nth(2).unwrap();
     // It is no better than a journal: what is changed in it is found.
     for changed in [
         lines.replace("29990", "19990"),
         lines.replace("\"batch\":3", "\"batch\":4"),
-        lines.split_inclusive('\n').skip(3).collect(),
+        // Without the third record of the chain that is read from it.
+        lines.replacen(third, "", 1),
         "x".to_owned(),
     ] {
         assert_ne!(changed, lines);

@@ -193,12 +193,12 @@ async fn a_journal_of_another_format_or_of_somebody_else_is_left_alone() {
     let set = |pragma: &str, value: i32| {
         rusqlite::Connection::open(&file).unwrap().pragma_update(None, pragma, value).unwrap();
     };
-    set("user_version", 3);
+    set("user_version", 4);
     let newer = place.try_open().err().unwrap();
-    assert!(matches!(&newer, Error::Unavailable(why) if why.contains("a newer payops (format 3")), "{newer}");
+    assert!(matches!(&newer, Error::Unavailable(why) if why.contains("a newer payops (format 4")), "{newer}");
     set("user_version", 1);
     assert!(place.refused().contains("an older payops (format 1"));
-    set("user_version", 2);
+    set("user_version", 3);
     set("application_id", 7);
     assert!(place.refused().contains("not a journal of payops"));
 }

@@ -42,20 +42,25 @@ impl Counter {
     }
 
     fn now(&self) -> Counted {
-        // What is due is looked for whether or not anybody asks for anything.
+        // What is due is looked for, and what is open is counted, whether or not anybody asks for anything.
         let statements = self.sql(
-            "SELECT substring(ltrim(query, E' \\n') FROM '^\\w+'), sum(calls) FROM pg_stat_statements
-             WHERE (query ~ 'payops.operations|pg_notify') AND query !~ 'next_read_at <=|pg_stat_statements'
+            "SELECT coalesce(substring(query FROM '(INSERT) INTO payops.operations'),
+                             substring(query FROM '(UPDATE) payops.operations'),
+                             substring(ltrim(query, E' \\n') FROM '^\\w+')), sum(calls)
+             FROM pg_stat_statements
+             WHERE (query ~ 'payops.operations|pg_notify')
+               AND query !~ 'next_read_at <=|GROUP BY state|pg_stat_statements'
              GROUP BY 1",
         );
         let statements = statements.lines().map(|line| {
             let (verb, calls) = line.split_once('|').unwrap();
             (verb.to_owned(), calls.parse().unwrap())
         });
-        // A transaction has a number if it writes; a sign of life is one, too.
+        // A transaction has a number if it writes; a sign of life is one, too, and so is what else the audit tells.
         let writes = self.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())").parse::<u64>().unwrap();
         let beats = self.sql(
-            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query ~ 'INTO payops.replicas'",
+            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query ~ 'INTO payops.replicas'
+                OR (query ~ 'INTO payops.audit' AND query !~ 'payops.operations')",
         );
         Counted { statements: statements.collect(), writes: writes - beats.parse::<u64>().unwrap() }
     }
