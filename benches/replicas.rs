@@ -221,7 +221,7 @@ fn recorded(now: payops::clock::Timestamp) -> Entry {
         },
         guards: Guards::default(),
         permit: payops::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     Entry::start(&command, now, now + Duration::from_hours(4), now + Duration::from_secs(45))
 }

@@ -37,7 +37,7 @@ use crate::journal::{
     postgres::{self, Postgres},
 };
 use crate::listener::{self, Bounds, tls::Tls};
-use crate::metrics::{Metered, Metrics, calls::CallsLayer, psp::MeasuredTransport};
+use crate::metrics::{Metered, Metrics, psp::MeasuredTransport};
 use crate::operations::{Limits, Operations};
 use crate::psp::dintero::{Dintero, transport::Http};
 use crate::psp::guard::{self, Guarded, circuit};
@@ -45,6 +45,7 @@ use crate::reconcile::{ReadBack, decide::Rules, hint::Hints};
 use crate::retention;
 use crate::review::Reviews;
 use crate::sweep::{self, Sweep};
+use crate::trace::{self, Exporting, Otlp, Tracer};
 use crate::webhook;
 
 /// The service that moves money, whose readiness is told by name.
@@ -70,9 +71,9 @@ pub enum Error {
     /// A further address cannot be listened on.
     #[error("{0}: cannot listen on {1}: {2}; give an address that is free")]
     Listen(&'static str, SocketAddr, #[source] io::Error),
-    /// Nothing can be counted.
-    #[error("the metrics cannot be set up: {0}")]
-    Metrics(String),
+    /// What the environment says of telemetry cannot be followed.
+    #[error("{0}")]
+    Telemetry(String),
     /// Reflection cannot be served.
     #[error("the descriptors are not usable: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -134,17 +135,16 @@ async fn serve_from<J: Journal>(
     stop: CancellationToken,
     (journal, clock, schedule): (J, Clock, Schedule),
 ) -> Result<(), Error> {
-    let metrics = Metrics::new().map_err(Error::Metrics)?;
+    // Stopped after the server: what it still answers may need them.
+    let background = CancellationToken::new();
+    let (metrics, tracer, exporting) = telemetry(&background).map_err(Error::Telemetry)?;
+    let inbound = InboundLayer::new(config.server.message_timeout, &metrics, &tracer);
     let (audit, notes) = Audit::new(clock.clone(), metrics.clone());
-    let journal = Metered::new(journal, metrics.clone());
-    let transport = MeasuredTransport::new(Http::new(&config.psp).map_err(Error::Client)?, metrics.clone());
-    let dintero =
-        Dintero::new(&config.psp, &config.accounts, config.exactly_once.token_life_min, &transport, &clock);
+    let journal = Metered::new(journal, metrics.clone(), tracer.clone());
+    let dintero = dintero(config, &metrics, &tracer, &clock)?;
     let psp = guarded(config, dintero.clone(), &clock);
 
     let tasks = TaskTracker::new();
-    // Stopped after the server: what it still answers may need them.
-    let background = CancellationToken::new();
     let conclude = Conclude { journal: journal.clone(), psp: psp.clone(), clock, schedule };
     let limits = limits(config);
     let read_back = ReadBack::new(
@@ -152,6 +152,7 @@ async fn serve_from<J: Journal>(
         rules(&config.exactly_once),
         limits.resend(&conclude),
         config.read_back.in_flight_max,
+        tracer,
     );
     let reviews = Reviews::new(conclude.clone(), config.exactly_once.settles(), stop.clone());
     let operations =
@@ -177,7 +178,7 @@ async fn serve_from<J: Journal>(
             None,
             probes(&config.server),
             routes,
-            (config, &metrics),
+            inbound.clone(),
             background.clone(),
         ));
     }
@@ -196,7 +197,7 @@ async fn serve_from<J: Journal>(
 
     let routes = routes(config, operations, reviews, (&callers, &audit, &metrics), health.clone())?;
     let bounds = Bounds::from(&config.server);
-    let server = serve_on(listener, tls, bounds, routes, (config, &metrics), stop.clone());
+    let server = serve_on(listener, tls, bounds, routes, inbound, stop.clone());
     let mut server = std::pin::pin!(server);
     // An idle server may have ended before we hear of the stop.
     let served = tokio::select! {
@@ -234,8 +235,17 @@ async fn serve_from<J: Journal>(
         hints.ended().await;
     };
     drop(tokio::time::timeout(Duration::from_secs(1), reading).await);
+    exporting.ended().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What is counted and traced, and for whom: the environment says so.
+fn telemetry(stop: &CancellationToken) -> Result<(Metrics, Tracer, Exporting), String> {
+    let otlp = Otlp::from_variables(&config::variables().collect())?;
+    let metrics = Metrics::new(otlp.metric_exporter()?, otlp.resource.clone())?;
+    let (tracer, exporting) = trace::start(&otlp, &metrics.spans(), stop.clone())?;
+    Ok((metrics, tracer, exporting))
 }
 
 /// Follows the files that change while payops runs, and tells the audit what is
@@ -272,6 +282,18 @@ fn audit_key(config: &Config) -> Result<Key, Error> {
     }
     let keys = Key::configured(&config.audit)?;
     Ok(keys.into_iter().next().unwrap_or_else(Key::none))
+}
+
+fn dintero(
+    config: &Config,
+    metrics: &Metrics,
+    tracer: &Tracer,
+    clock: &Clock,
+) -> Result<Dintero<Transport>, Error> {
+    let http = Http::new(&config.psp).map_err(Error::Client)?;
+    let transport = MeasuredTransport::new(http, metrics.clone(), tracer.clone());
+    let life_min = config.exactly_once.token_life_min;
+    Ok(Dintero::new(&config.psp, &config.accounts, life_min, &transport, clock))
 }
 
 /// The PSP, spared where it is in trouble.
@@ -384,13 +406,13 @@ fn serve_on(
     tls: Option<Arc<Tls>>,
     bounds: Bounds,
     routes: Routes,
-    (config, metrics): (&Config, &Metrics),
+    inbound: InboundLayer,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
     let service = ServiceBuilder::new()
-        .layer(CallsLayer(metrics.clone()))
+        .layer(inbound)
+        .map_response(|answer: http::Response<_>| answer.map(tonic::body::Body::new))
         .layer(CatchPanicLayer::custom(PanicAnswer))
-        .layer(InboundLayer { message_timeout: config.server.message_timeout })
         .service(routes.prepare());
     listener::serve(listener, tls, bounds, service, stop)
 }

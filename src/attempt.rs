@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::{KeyValue, trace::FutureExt as _};
 use tokio::sync::oneshot;
 use tower::{BoxError, Service, ServiceExt as _};
 use tracing::Instrument as _;
@@ -28,6 +29,7 @@ use crate::journal::{
 };
 use crate::payment::{Command, Kind, fresh, outcome::Decline, permit::DayMax};
 use crate::psp::{NotSent, Prepared as _, Psp, Received, judge, rules};
+use crate::trace;
 
 /// How long a caller waits whose key could not be looked up.
 pub const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -155,7 +157,8 @@ where
             // It is there already: nothing begins.
             Checked::Found(_) => None,
         };
-        let (entry, written) = match prior {
+        let recording = clock.boot();
+        let (mut entry, written) = match prior {
             None => {
                 let entry = Entry::start(command, now, fence_at, lease_until).under(day_max, now);
                 let written = journal.insert(entry.clone()).await.map_err(Failure::Journal)?;
@@ -167,7 +170,8 @@ where
                     return Ok(Once::Done(Attempted::Overtaken(None)));
                 };
                 let mut entry = entry.under(day_max, now);
-                entry.made.trace_id.clone_from(&command.trace_id);
+                entry.traced.clone_from(&command.traced);
+                entry.made.trace_id = command.traced.as_ref().map(|traced| traced.trace_id().to_owned());
                 let written = journal.update(entry.clone()).await.map_err(Failure::Journal)?;
                 (entry, written)
             }
@@ -182,7 +186,8 @@ where
             Written::Expired => return Err(Failure::KeyExpired(None)),
             Written::Beyond { spent } => return Err(Beyond::of(&entry, spent)),
         }
-        tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
+        entry.made.took.record = Some(clock.boot().saturating_sub(recording));
+        trace::describe([KeyValue::new("payops.operation.id", entry.id.to_string())]);
         if let Checked::Found(event) = checked {
             let entry = self.conclude.write(entry, &event).await?;
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));
@@ -294,17 +299,24 @@ where
     }
 
     /// Sends what is recorded, if it is not too late for that.
-    async fn launch(&self, entry: Entry, prepared: P::Prepared, before: Duration) -> Result<Once, Failure> {
+    async fn launch(
+        &self,
+        mut entry: Entry,
+        prepared: P::Prepared,
+        before: Duration,
+    ) -> Result<Once, Failure> {
         if self.conclude.clock.boot().saturating_sub(before) >= self.window.send {
             let why = "too much time passed between the record and the sending".to_owned();
             let entry = self.conclude.write(entry, &Event::NotSent { why }).await?;
             return not_sent(entry, NotSent::WindowMissed).map(Once::Done);
         }
         let flight = Flight { prepared, entry: entry.clone() };
+        let sending = self.conclude.clock.boot();
         let received = match self.sender.clone().oneshot(flight).await {
             Ok(received) => received,
             Err(elapsed) => Received::Unknown(elapsed.to_string()),
         };
+        entry.made.took.psp = Some(self.conclude.clock.boot().saturating_sub(sending));
         Ok(Once::Received(Box::new(entry), received))
     }
 }
@@ -364,7 +376,7 @@ impl<J: Journal, P: Psp> Service<Flight<P::Prepared>> for Sender<J, P> {
                 conclude.late(flight.entry, late).await;
             }
         };
-        tokio::spawn(sending.in_current_span());
+        tokio::spawn(sending.in_current_span().with_current_context());
         // Lost only if the task itself was lost: it may have sent.
         Box::pin(async move {
             Ok(received.await.unwrap_or_else(|_| Received::Unknown("the sender ended".into())))

@@ -246,7 +246,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_refusals_leaves_room_for_the_configuration_and_is_counted() {
-        let (audit, mut notes) = Audit::new(Clock::manual(Timestamp(1)), Metrics::new().unwrap());
+        let (audit, mut notes) = Audit::new(
+            Clock::manual(Timestamp(1)),
+            Metrics::new(None, opentelemetry_sdk::Resource::builder_empty().build()).unwrap(),
+        );
         for _ in 0..10 * WAITING_MAX {
             audit.refused(refusal("Capture"));
         }

@@ -10,6 +10,7 @@
 mod checks;
 pub mod followed;
 mod keys;
+mod log;
 mod mistakes;
 mod reader;
 mod setting;
@@ -31,9 +32,10 @@ use url::Url;
 use crate::config::reader::Reader;
 use crate::payment::id::AccountId;
 
+pub use crate::config::log::{Log, LogFormat, checked_level};
 pub use crate::config::mistakes::{Mistake, Mistakes};
 pub use crate::config::setting::{Origin, Setting};
-pub use crate::config::source::Source;
+pub use crate::config::source::{Source, variables};
 
 /// A complete configuration with comments; what is commented out is the default.
 pub const EXAMPLE: &str = include_str!("../docs/payops.example.toml");
@@ -319,26 +321,6 @@ pub struct Audit {
     /// The key of its chains, of at least 32 bytes, and below it earlier ones; without one the audit shows damage and
     /// mistakes, and nobody who knows payops.
     pub key: Option<Source>,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug)]
-pub struct Log {
-    /// How a line is written.
-    pub format: LogFormat,
-    /// `off`, `error`, `warn`, `info`, `debug` or `trace`; with `target=level` for parts, separated by commas.
-    pub level: String,
-}
-
-/// How a log line is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 impl Config {

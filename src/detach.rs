@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use opentelemetry::trace::FutureExt as _;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
@@ -59,7 +60,7 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         // In the caller's span: otherwise the trace ends here.
-        let task = self.tasks.spawn(self.inner.call(request).in_current_span());
+        let task = self.tasks.spawn(self.inner.call(request).in_current_span().with_current_context());
         Box::pin(async move {
             task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "an operation's task ended early; reading back will settle it");

@@ -4,6 +4,7 @@
 
 pub mod command;
 pub mod limited;
+pub mod names;
 pub mod render;
 pub mod review;
 pub mod status;
@@ -33,6 +34,7 @@ pub mod pb {
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
@@ -46,18 +48,21 @@ use crate::idempotency::Answered;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::operations::{Name, Operations, Patience};
-use crate::payment::{Caller, Command, permit::Held};
+use crate::payment::{Caller, Command, Traced, permit::Held};
 use crate::policy::{
     Rights, Rpc,
     pace::{Throttled, UnderWay},
 };
 use crate::psp::Psp;
+use crate::trace;
 
 /// What the layers in front leave in the extensions of every request.
 #[derive(Clone, Debug)]
 pub struct Inbound {
     /// 32 hexadecimal digits: the caller's (W3C `traceparent`), or a new one.
     pub trace_id: String,
+    /// The call's place in that trace.
+    pub traced: Traced,
     /// When the caller stops waiting; none when it did not say.
     pub deadline: Option<Instant>,
 }
@@ -103,10 +108,15 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
     async fn answer(&self, rpc: Rpc, call: &Call, asked: Result<Asked, Refused>) -> Result<Answer, Status> {
         let answer = self.carry_out(call, asked).await;
         let result = match &answer {
+            Ok(Answer { entry: Some(Answered { joined: true, .. }), .. }) => "joined".to_owned(),
             Ok(Answer { entry: Some(Answered { replayed: true, .. }), .. }) => "replayed".to_owned(),
             Ok(Answer { entry: Some(_), .. }) => "done".to_owned(),
             Ok(Answer { entry: None, .. }) => "validated".to_owned(),
-            Err(status) => status::reason(status),
+            Err(status) => {
+                let reason = status::reason(status);
+                trace::describe([KeyValue::new("payops.reason", reason.clone())]);
+                reason
+            }
         };
         self.metrics.answered(rpc.as_str(), result);
         answer
@@ -117,8 +127,10 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         let mut asked = asked.map_err(|refused| status::invalid(refused, trace, true))?;
         let Command { operation, guards, .. } = &asked.command;
         asked.command.permit = call.rights().permit(operation, guards.currency.as_ref());
-        asked.command.trace_id = Some(trace.to_owned());
+        asked.command.traced = call.extensions.get::<Inbound>().map(|inbound| inbound.traced.clone());
         let Command { caller, operation, .. } = &asked.command;
+        trace::describe(trace::operation(operation));
+        trace::describe([KeyValue::new("payops.caller", caller.as_str().to_owned())]);
         let (rpc, amount) = (Rpc::of(operation.kind()).as_str(), operation.amount());
         let (asker, transaction) = (caller.clone(), operation.transaction.clone());
         let denied = |status: Status| {
@@ -130,6 +142,7 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
             // What is known already costs nobody anything.
             let known = if asked.validate_only { None } else { self.operations.recall(&asked.command).await };
             let known = known.ok_or_else(|| denied(status::throttled(*throttled, true, trace)))?;
+            show(&known);
             let operation = status::outcome(&known, trace)?;
             return Ok(Answer { operation, entry: Some(known) });
         }
@@ -146,6 +159,7 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
             return match valid.map_err(refused)? {
                 None => Ok(Answer { operation: render::validated(&asked.command), entry: None }),
                 Some(answered) => {
+                    show(&answered);
                     let operation = status::outcome(&answered, trace)?;
                     Ok(Answer { operation, entry: Some(answered) })
                 }
@@ -153,7 +167,7 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         }
         let patience = Patience { until: call.until(self.waits), pending_suffices: asked.pending_suffices };
         let answered = self.operations.carry_out(asked.command, patience).await.map_err(refused)?;
-        log(&answered);
+        show(&answered);
         let operation = status::outcome(&answered, trace)?;
         Ok(Answer { operation, entry: Some(answered) })
     }
@@ -329,18 +343,26 @@ impl Call {
     }
 }
 
-/// One line per answered operation.
-fn log(answered: &Answered) {
-    let Answered { entry, replayed } = answered;
+/// Shows in the call's span what it came to. The journal has told of the operation
+/// itself; that it was asked for again, only the call can tell.
+fn show(answered: &Answered) {
+    let Answered { entry, replayed, .. } = answered;
+    trace::describe([
+        KeyValue::new("payops.operation.id", entry.id.to_string()),
+        KeyValue::new(trace::STATE, entry.state.as_str()),
+        KeyValue::new("payops.replayed", *replayed),
+    ]);
+    if !replayed {
+        return;
+    }
+    if let Some(traced) = &entry.traced {
+        trace::link(traced);
+    }
     tracing::info!(
         operation_id = %entry.id,
         transaction_id = %entry.operation.transaction,
-        caller = %entry.caller,
         kind = %entry.operation.kind(),
-        amount = entry.operation.amount().map(crate::payment::Amount::minor),
         state = entry.state.as_str(),
-        attempt = entry.attempt,
-        replayed,
-        "operation"
+        "told again"
     );
 }

@@ -37,6 +37,8 @@ pub struct Answered {
     /// Whether the answer was there already, or somebody else's call brought
     /// it about.
     pub replayed: bool,
+    /// Whether that other call was still running.
+    pub joined: bool,
 }
 
 /// Makes [`Idempotent`] services.
@@ -169,7 +171,7 @@ where
                 _ => {}
             }
         }
-        ended.map(|answered| Answered { replayed: true, ..answered })
+        ended.map(|answered| Answered { replayed: true, joined: true, ..answered })
     }
 
     /// No other call of this process runs the key now.
@@ -213,7 +215,9 @@ where
             // permit of the stack below.
             let attempted = self.inner.clone().oneshot(attempt).await;
             found = match attempted.map_err(|error| Failure::from_stack(error).of(prior_id)) {
-                Ok(Attempted::Entry(entry)) => return Ok(Answered { entry: *entry, replayed: false }),
+                Ok(Attempted::Entry(entry)) => {
+                    return Ok(Answered { entry: *entry, replayed: false, joined: false });
+                }
                 Ok(Attempted::Overtaken(Some(rival))) => Some(*rival),
                 Ok(Attempted::Overtaken(None)) => self.find(&command).await?,
                 // It did not come to the write, or that found out nothing.
@@ -241,7 +245,7 @@ fn in_progress(entry: Entry) -> Failure {
 }
 
 fn replayed(entry: Entry) -> Answered {
-    Answered { entry, replayed: true }
+    Answered { entry, replayed: true, joined: false }
 }
 
 impl<J, P, S> Service<Command> for Idempotent<J, P, S>

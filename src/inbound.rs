@@ -1,6 +1,6 @@
-//! The first layer of every request: its trace id, its deadline, its span; and
-//! the last of every response: what the transport itself refused is told in
-//! the same terms as everything else.
+//! The first layer of every request: its place in a trace, its deadline, its
+//! span; and the last of every response: what the transport itself refused is
+//! told in the same terms as everything else, and what was told is measured.
 
 pub(crate) mod protocol;
 
@@ -11,40 +11,53 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
+use opentelemetry::trace::FutureExt as _;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use crate::failure::Failure;
-use crate::grpc::{Inbound, status};
+use crate::grpc::{Inbound, names, status};
+use crate::metrics::Metrics;
+use crate::payment::Traced;
+use crate::trace::{self, Tracer};
 
-/// Makes [`Traced`] services.
-#[derive(Clone, Copy, Debug)]
+/// Makes [`Received`] services.
+#[derive(Clone)]
 pub struct InboundLayer {
     /// How long a message may take to arrive.
-    pub message_timeout: Duration,
-}
-
-/// See the module.
-#[derive(Clone, Debug)]
-pub struct Traced<S> {
-    inner: S,
     message_timeout: Duration,
+    tracer: Tracer,
+    metrics: Metrics,
 }
 
-impl<S> Layer<S> for InboundLayer {
-    type Service = Traced<S>;
-
-    fn layer(&self, inner: S) -> Traced<S> {
-        Traced { inner, message_timeout: self.message_timeout }
+impl InboundLayer {
+    /// Measures into `metrics`, and begins spans with `tracer`.
+    pub fn new(message_timeout: Duration, metrics: &Metrics, tracer: &Tracer) -> Self {
+        Self { message_timeout, tracer: tracer.clone(), metrics: metrics.clone() }
     }
 }
 
-impl<S> Service<Request<Body>> for Traced<S>
+/// See the module.
+#[derive(Clone)]
+pub struct Received<S> {
+    inner: S,
+    layer: InboundLayer,
+}
+
+impl<S> Layer<S> for InboundLayer {
+    type Service = Received<S>;
+
+    fn layer(&self, inner: S) -> Received<S> {
+        Received { inner, layer: self.clone() }
+    }
+}
+
+impl<S> Service<Request<Body>> for Received<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + 'static,
     S::Future: Send + 'static,
     S::Error: Send,
 {
@@ -56,10 +69,49 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The deadline counts from here, not from when the future is polled.
-        let now = Instant::now();
-        let trace_id = trace_id(request.headers()).unwrap_or_else(new_trace_id);
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Deadlines count from here, not from when the future is polled.
+        let began = Instant::now();
+        let InboundLayer { tracer, metrics, .. } = &self.layer;
+        let rpc = names::rpc(request.uri().path());
+        let place = tracer.call(request.headers(), rpc);
+        let metrics = metrics.clone();
+        let answer = {
+            let _here = place.clone().attach();
+            self.answer(request, began)
+        };
+        let measured = async move {
+            let answer = answer.await?;
+            // An error is in the head; what is still to come begins well.
+            let status = answer.headers().get("grpc-status");
+            let code = status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()));
+            metrics.call(
+                rpc.unwrap_or("other"),
+                names::word(code),
+                began.elapsed(),
+                trace::current().as_ref(),
+            );
+            trace::answered(names::word(code), names::is_failure(code));
+            Ok(answer)
+        };
+        Box::pin(measured.with_context(place))
+    }
+}
+
+impl<S> Received<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send,
+{
+    /// In the context of the call.
+    fn answer(
+        &mut self,
+        mut request: Request<Body>,
+        now: Instant,
+    ) -> impl Future<Output = Result<Response<Body>, S::Error>> + Send + use<S> {
+        let traced = trace::current().as_ref().map_or_else(Traced::fresh, trace::traced);
+        let trace_id = traced.trace_id().to_owned();
         let method = request.uri().path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!(
             "rpc",
@@ -69,24 +121,28 @@ where
             operation_id = tracing::field::Empty
         );
         let money = protocol::is_money(&method);
-        if let Some(refusal) = protocol::refusal(&request) {
-            return Box::pin(async { Ok(refusal) });
-        }
-        let deadline = match protocol::timeout(request.headers()) {
-            Ok(timeout) => timeout.map(|timeout| now + timeout),
-            Err(malformed) => {
-                let refusal = status::invalid(malformed, &trace_id, money);
-                return Box::pin(async move { Ok(refusal.into_http()) });
+        let refused = protocol::refusal(&request);
+        let timeout = protocol::timeout(request.headers());
+        let deadline = timeout.as_ref().ok().copied().flatten().map(|timeout| now + timeout);
+        let refused = refused.or_else(|| {
+            Some(match timeout {
+                Err(malformed) => status::invalid(malformed, &trace_id, money).into_http(),
+                // Nobody waits for this read. A command is begun all the same: a
+                // deadline bounds the wait, never whether the operation happens.
+                Ok(_) if deadline.is_some_and(|deadline| deadline <= now) && !money => {
+                    too_late(&trace_id, false).into_http()
+                }
+                Ok(_) => return None,
+            })
+        });
+        let answer = match refused {
+            Some(refused) => Err(refused),
+            None => {
+                request.extensions_mut().insert(Inbound { trace_id: trace_id.clone(), traced, deadline });
+                let request = protocol::one_message(request, &method, self.layer.message_timeout);
+                Ok(span.in_scope(|| self.inner.call(request)))
             }
         };
-        if deadline.is_some_and(|deadline| deadline <= now) && !money {
-            // Nobody waits for this read. A command is begun all the same: a
-            // deadline bounds the wait, never whether the operation happens.
-            return Box::pin(async move { Ok(too_late(&trace_id, false).into_http()) });
-        }
-        request.extensions_mut().insert(Inbound { trace_id: trace_id.clone(), deadline });
-        let request = protocol::one_message(request, &method, self.message_timeout);
-        let answer = span.in_scope(|| self.inner.call(request));
         // Ours alone: that of the gRPC library would say CANCELLED, which meshes
         // retry.
         let late = deadline.map(|deadline| {
@@ -99,6 +155,10 @@ where
             }
         });
         let answered = async move {
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(refused) => return Ok(refused),
+            };
             let answer = match late {
                 Some(late) => tokio::select! {
                     biased;
@@ -109,7 +169,7 @@ where
             };
             Ok(complete(answer, &method, &trace_id))
         };
-        Box::pin(answered.instrument(span))
+        answered.instrument(span)
     }
 }
 
@@ -153,48 +213,5 @@ fn complete(answer: Response<Body>, method: &str, trace_id: &str) -> Response<Bo
             status::unreadable(bare.message(), trace_id, money).into_http()
         }
         _ => answer,
-    }
-}
-
-/// The trace id of a W3C `traceparent` of version 00.
-pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let mut parts = text.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let valid = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    (valid && trace.bytes().any(|b| b != b'0')).then(|| trace.to_owned())
-}
-
-fn new_trace_id() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header(name: &'static str, value: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, value.parse().unwrap());
-        headers
-    }
-
-    #[test]
-    fn a_trace_id_is_taken_only_from_a_valid_traceparent() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let valid = format!("00-{trace}-00f067aa0ba902b7-01");
-        assert_eq!(trace_id(&header("traceparent", &valid)).as_deref(), Some(trace));
-        for wrong in [
-            "",
-            "00-4bf9-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(trace_id(&header("traceparent", wrong)), None, "{wrong:?}");
-        }
     }
 }

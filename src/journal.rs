@@ -112,6 +112,11 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// How far this process has written the audit.
     fn head(&self) -> Option<Head>;
 
+    /// How many writes of this process wait for one that is under way.
+    fn waiting(&self) -> usize {
+        0
+    }
+
     /// Whether other processes work off the same journal.
     fn is_shared(&self) -> bool {
         false
@@ -281,7 +286,7 @@ pub async fn advance<J: Journal>(
     schedule: &Schedule,
 ) -> Result<Entry, Error> {
     let nonce = entry.nonce;
-    let (id, trace_id) = (entry.id, entry.made.trace_id.clone());
+    let (id, trace_id, took) = (entry.id, entry.made.trace_id.clone(), entry.made.took);
     loop {
         let next = match entry.after(event, now, schedule) {
             Ok(Some(next)) => next,
@@ -293,6 +298,7 @@ pub async fn advance<J: Journal>(
         match journal.update(next.clone()).await? {
             Written::Done => {
                 page(&entry, &next);
+                tell(&entry, &next);
                 return Ok(next);
             }
             Written::Busy(_) => {
@@ -310,6 +316,7 @@ pub async fn advance<J: Journal>(
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;
         entry.made.trace_id.clone_from(&trace_id);
+        entry.made.took = took;
         if entry.nonce != nonce && !event.is_fact() && !wrong!(JudgementWithoutAttempt) {
             return Ok(entry);
         }
@@ -317,6 +324,52 @@ pub async fn advance<J: Journal>(
             page_disputed(&entry, event);
             return Ok(entry);
         }
+    }
+}
+
+/// One line for each operation at its end, and for each doubt on the way: whatever
+/// an incident needs.
+fn tell(before: &Entry, after: &Entry) {
+    use crate::journal::entry::State;
+    if before.state.as_str() == after.state.as_str() || after.state.is_sending() {
+        return;
+    }
+    let psp_event_id = match &after.state {
+        State::Succeeded(proof) => proof.event_id.as_deref(),
+        _ => None,
+    };
+    let reason = match &after.state {
+        State::Declined(decline) => Some(decline.reason.as_str()),
+        _ => None,
+    };
+    let millis = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                operation_id = %after.id,
+                transaction_id = %after.operation.transaction,
+                caller = %after.caller,
+                kind = %after.operation.kind(),
+                amount = after.operation.amount().map(crate::payment::Amount::minor),
+                before = before.state.as_str(),
+                state = after.state.as_str(),
+                reason,
+                why = after.state.why(),
+                attempt = after.attempt,
+                reads = before.reading.made,
+                record_ms = after.made.took.record.map(millis),
+                psp_ms = after.made.took.psp.map(millis),
+                total_ms = millis(after.updated_at.since(after.created_at)),
+                psp_event_id,
+                trace_id = after.traced.as_ref().map(crate::payment::Traced::trace_id),
+                "operation"
+            )
+        };
+    }
+    match after.state {
+        State::InDoubt { .. } | State::Review { .. } => line!(tracing::Level::WARN),
+        _ => line!(tracing::Level::INFO),
     }
 }
 

@@ -75,6 +75,7 @@ pub mod clock;
 pub mod config;
 pub mod metrics;
 pub mod telemetry;
+pub mod trace;
 pub mod cli;
 pub mod sandbox;
 

@@ -143,19 +143,19 @@ fn run(command: Command) -> Result<(), Failed> {
             wait_for(serve_sandbox(options.listen, options.sandbox_listen))
         }
         Command::Serve(options) => {
-            let config = Config::from_path(options.config.as_deref(), std::env::vars())?;
+            let config = Config::from_path(options.config.as_deref(), config::variables())?;
             wait_for(serve(config))
         }
         Command::Sandbox { listen, seed } => wait_for(sandbox(listen, seed)),
         Command::Config(ConfigCommand::Check { config }) => {
-            let config = Config::from_path(config.as_deref(), std::env::vars())?;
+            let config = Config::from_path(config.as_deref(), config::variables())?;
             CallersFile::open(&config.callers.file)?;
             config.server.tls.as_ref().map(Tls::open).transpose()?;
             print(&table(&config))
         }
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),
         Command::Migrate { config } => {
-            let config = Config::from_path(config.as_deref(), std::env::vars())?;
+            let config = Config::from_path(config.as_deref(), config::variables())?;
             wait_for(migrate(config))
         }
         Command::Journal(command) => {
@@ -200,10 +200,12 @@ fn wait_for(work: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed
 }
 
 async fn serve(config: Config) -> Result<(), Failed> {
-    telemetry::start(&config.log);
+    let level = telemetry::start(&config.log)?;
     let listener = bind(config.server.listen).await?;
     tracing::info!(listen = %config.server.listen, version = env!("CARGO_PKG_VERSION"), "serving");
-    Ok(app::serve(&config, listener, stop_signal()?).await?)
+    let stop = stop_signal()?;
+    tokio::spawn(level.follow(stop.clone()));
+    Ok(app::serve(&config, listener, stop).await?)
 }
 
 async fn migrate(config: Config) -> Result<(), Failed> {
@@ -224,7 +226,7 @@ async fn serve_sandbox(listen: SocketAddr, sandbox_listen: SocketAddr) -> Result
     };
     let simulator = Sandbox::bind(settings).await.map_err(|error| cannot_listen(sandbox_listen, &error))?;
     let config = Config::sandbox(listen, simulator.local_addr(), &directory.0);
-    telemetry::start(&config.log);
+    telemetry::start(&config.log)?;
     let callers = SANDBOX_CALLERS.map(|(name, token, review)| {
         let hash = payops::callers::token_hash(token);
         let more = if review { "review = true\n".to_owned() } else { rule("") };
@@ -355,6 +357,7 @@ impl From<app::Error> for Failed {
     fn from(error: app::Error) -> Self {
         match error {
             app::Error::Configuration(mistakes) => mistakes.into(),
+            app::Error::Telemetry(why) => Self(why, EXIT_CONFIGURATION),
             other => Self(other.to_string(), EXIT_UNAVAILABLE),
         }
     }

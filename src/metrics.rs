@@ -1,22 +1,28 @@
 //! What is counted and measured: OpenTelemetry's instruments, shown to
-//! Prometheus at `/metrics`.
+//! Prometheus at `/metrics` and, where somebody takes it, sent over OTLP.
 //!
 //! Every label has a few values that payops itself chose: nothing that a caller
 //! or the PSP says becomes one.
 
-pub mod calls;
+mod exemplars;
 mod journal;
 pub mod psp;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, response::IntoResponse, routing::get};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
+use opentelemetry::trace::SpanContext;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _},
 };
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{SdkMeterProvider, periodic_reader_with_async_runtime::PeriodicReader},
+    runtime::Tokio,
+};
 use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Timestamp;
 use crate::journal::OpenState;
 use crate::listener::http1::{Limits, serve};
+use crate::metrics::exemplars::{Exemplars, OPEN_METRICS, OPEN_METRICS_TYPE, Shown, open_metrics};
 use crate::metrics::journal::Change;
 use crate::payment::id::AccountId;
 use crate::psp::guard::circuit;
@@ -44,10 +51,27 @@ pub struct Metrics {
     /// Without it nothing is collected.
     _provider: SdkMeterProvider,
     instruments: Arc<Instruments>,
+    exemplars: Exemplars,
 }
 
 /// From a call that is answered from memory to the longest that one waits.
 const CALL_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+const CALLS: &Shown = &Shown {
+    name: "rpc_server_call_duration_seconds",
+    labels: ["rpc_method", "rpc_response_status_code"],
+    bounds: &CALL_SECONDS,
+};
+const PSP: &Shown = &Shown {
+    name: "payops_psp_request_duration_seconds",
+    labels: ["request", "result"],
+    bounds: &CALL_SECONDS,
+};
+const JOURNAL: &Shown = &Shown {
+    name: "payops_journal_duration_seconds",
+    labels: ["operation", "result"],
+    bounds: &JOURNAL_SECONDS,
+};
 
 /// Every state in which an operation is open, in the word of journals.
 const OPEN: [&str; 5] = ["started", "resent", "accepted", "in_doubt", "review"];
@@ -56,6 +80,7 @@ struct Instruments {
     ready: Gauge<u64>,
     standby: Gauge<u64>,
     journal: Histogram<f64>,
+    waiting: Gauge<u64>,
     changes: Counter<u64>,
     answers: Counter<u64>,
     calls: Histogram<f64>,
@@ -67,6 +92,8 @@ struct Instruments {
     token_life: Gauge<f64>,
     audit: Counter<u64>,
     refusals: Counter<u64>,
+    attempts: Counter<u64>,
+    spans: Counter<u64>,
 }
 
 impl Instruments {
@@ -85,6 +112,10 @@ impl Instruments {
                 &JOURNAL_SECONDS,
                 "How long the journal took, by what was asked of it and what came of it",
             ),
+            waiting: meter
+                .u64_gauge("payops.journal.waiting")
+                .with_description("Writes that wait for one that is under way")
+                .build(),
             changes: meter
                 .u64_counter("payops.operation.changes")
                 .with_description("Changes of operations' states that this process wrote")
@@ -92,7 +123,7 @@ impl Instruments {
             answers: meter
                 .u64_counter("payops.answers")
                 .with_description(
-                    "Answers to calls that move money: done, replayed, validated or the error's reason",
+                    "Answers to calls that move money: done, replayed, joined, validated or the error's reason",
                 )
                 .build(),
             calls: seconds(
@@ -139,6 +170,18 @@ impl Instruments {
                 .u64_counter("payops.refusals")
                 .with_description("Calls that were not let in or not allowed, by the reason that was told")
                 .build(),
+            attempts: meter
+                .u64_counter("payops.attempts")
+                .with_description(
+                    "Requests that move money, by why one was begun: begun, retried, token_refused, resent",
+                )
+                .build(),
+            spans: meter
+                .u64_counter("payops.telemetry.spans")
+                .with_description(
+                    "Spans that were exported, failed to be, or were dropped since too many waited",
+                )
+                .build(),
         }
     }
 }
@@ -149,8 +192,9 @@ fn seconds(meter: &Meter, name: &'static str, bounds: &[f64], what: &'static str
 }
 
 impl Metrics {
-    /// Nothing was counted yet. The text says why there can be none.
-    pub fn new() -> Result<Self, String> {
+    /// Nothing was counted yet, and all is sent to `push`, where there is one.
+    /// The text says why there can be none.
+    pub fn new(push: Option<MetricExporter>, resource: Resource) -> Result<Self, String> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -158,9 +202,17 @@ impl Metrics {
             .without_target_info()
             .build()
             .map_err(|error| error.to_string())?;
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let mut provider = SdkMeterProvider::builder().with_reader(exporter).with_resource(resource);
+        if let Some(push) = push {
+            provider = provider.with_reader(PeriodicReader::builder(push, Tokio).build());
+        }
+        let provider = provider.build();
         let instruments = Arc::new(Instruments::new(&provider.meter("payops")));
-        Ok(Self { registry, _provider: provider, instruments })
+        for result in ["exported", "failed", "dropped"] {
+            // There from the beginning: a series that begins with a loss shows none.
+            instruments.spans.add(0, &[KeyValue::new("result", result)]);
+        }
+        Ok(Self { registry, _provider: provider, instruments, exemplars: Exemplars::default() })
     }
 
     /// Whether calls are taken.
@@ -174,13 +226,25 @@ impl Metrics {
     }
 
     /// How long the journal took for `what`, and what came of it.
-    fn journal(&self, what: &'static str, result: &'static str, took: Duration) {
+    fn journal(&self, what: &'static str, result: &'static str, took: Duration, at: Option<&SpanContext>) {
         let labels = [KeyValue::new("operation", what), KeyValue::new("result", result)];
         self.instruments.journal.record(took.as_secs_f64(), &labels);
+        self.exemplars.offer(JOURNAL, [what, result], took, at);
+    }
+
+    /// What became of spans.
+    pub fn spans(&self) -> Counter<u64> {
+        self.instruments.spans.clone()
+    }
+
+    /// An attempt was recorded, because of that event.
+    fn attempt(&self, kind: &'static str, why: &'static str) {
+        let labels = [KeyValue::new("kind", kind), KeyValue::new("why", why)];
+        self.instruments.attempts.add(1, &labels);
     }
 
     /// An operation's state changed.
-    fn changed(&self, Change { kind, account, from, to }: &Change) {
+    fn changed(&self, Change { kind, account, from, to, .. }: &Change) {
         let labels = [
             KeyValue::new("kind", *kind),
             KeyValue::new("account", account.as_str().to_owned()),
@@ -201,14 +265,23 @@ impl Metrics {
         self.instruments.refusals.add(1, &[KeyValue::new("reason", reason)]);
     }
 
-    fn call(&self, rpc: &'static str, status: &'static str, took: Duration) {
+    /// How long a call took to its answer, and where it is in a trace.
+    pub fn call(&self, rpc: &'static str, status: &'static str, took: Duration, at: Option<&SpanContext>) {
         let labels = [KeyValue::new("rpc.method", rpc), KeyValue::new("rpc.response.status_code", status)];
         self.instruments.calls.record(took.as_secs_f64(), &labels);
+        self.exemplars.offer(CALLS, [rpc, status], took, at);
     }
 
-    fn psp_request(&self, what: &'static str, result: &'static str, took: Duration) {
+    fn psp_request(
+        &self,
+        what: &'static str,
+        result: &'static str,
+        took: Duration,
+        at: Option<&SpanContext>,
+    ) {
         let labels = [KeyValue::new("request", what), KeyValue::new("result", result)];
         self.instruments.psp.record(took.as_secs_f64(), &labels);
+        self.exemplars.offer(PSP, [what, result], took, at);
     }
 
     /// What is open in the journal now.
@@ -220,6 +293,11 @@ impl Metrics {
             let age = open.map_or(Duration::ZERO, |open| now.since(open.since));
             self.instruments.open_age.record(age.as_secs_f64(), &labels);
         }
+    }
+
+    /// How many writes wait for the journal.
+    pub fn waiting(&self, count: usize) {
+        self.instruments.waiting.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
     }
 
     /// What is worked on here, waited for or not.
@@ -254,14 +332,20 @@ impl Metrics {
 
     /// Shows everything at `/metrics` until `stop`.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let router = Router::new().route("/metrics", get(show)).with_state(self.registry);
+        let router = Router::new().route("/metrics", get(show)).with_state(self);
         serve(listener, router, SCRAPE, stop).await;
     }
 }
 
-async fn show(State(registry): State<Registry>) -> impl IntoResponse {
+async fn show(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {
+    let families = metrics.registry.gather();
+    let accepted = headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    if accepted.is_some_and(|accepted| accepted.contains(OPEN_METRICS)) {
+        let text = open_metrics(&families, &[CALLS, PSP, JOURNAL], &metrics.exemplars);
+        return (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS_TYPE)], text);
+    }
     let mut text = String::new();
-    match TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
+    match TextEncoder::new().encode_utf8(&families, &mut text) {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text),
         Err(error) => {
             tracing::warn!(%error, "the metrics cannot be shown");

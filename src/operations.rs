@@ -151,7 +151,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
                 }
                 // What is known is the answer, whatever else could be found out.
                 Some(entry) if entry.state.is_final() || matches!(entry.state, State::Accepted) => {
-                    Ok(Answered { entry, replayed: true })
+                    Ok(Answered { entry, replayed: true, joined: false })
                 }
                 found => Err(Failure::InProgress(found.map(Box::new))),
             };
@@ -189,7 +189,9 @@ impl<J: Journal, P: Psp> Operations<J, P> {
                 }
                 // That one's answer, whatever it is: a second run begins with a
                 // call of its own.
-                Some(entry) if !entry.state.is_sending() => return Ok(Answered { entry, replayed: true }),
+                Some(entry) if !entry.state.is_sending() => {
+                    return Ok(Answered { entry, replayed: true, joined: true });
+                }
                 Some(_) => {}
                 // What it came to cannot be waited for here, or not be read.
                 None => return Err(Failure::InProgress(Some(sending))),
@@ -201,7 +203,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
     pub async fn recall(&self, command: &Command) -> Option<Answered> {
         let known = self.conclude.journal.recall(&command.caller, &command.key).await.ok()??;
         let is_it = known.fingerprint == command.operation.fingerprint() && known.state.is_final();
-        is_it.then_some(Answered { entry: known, replayed: true })
+        is_it.then_some(Answered { entry: known, replayed: true, joined: false })
     }
 
     /// Checks everything, sends nothing, records nothing. Where the key has run
@@ -216,7 +218,7 @@ impl<J: Journal, P: Psp> Operations<J, P> {
                 return Err(Failure::KeyReused(Some(entry.id)));
             }
             Some(entry) if matches!(entry.state, State::Released { .. }) => Some(entry.id),
-            Some(entry) => return Ok(Some(Answered { entry, replayed: true })),
+            Some(entry) => return Ok(Some(Answered { entry, replayed: true, joined: false })),
         };
         if let Some(denied) = command.permit.denied() {
             return Err(Failure::Denied(denied.clone(), released));

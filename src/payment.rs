@@ -11,6 +11,7 @@ pub mod id;
 pub mod item;
 pub mod outcome;
 pub mod permit;
+mod traced;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,8 @@ use sha2::{Digest as _, Sha256};
 use crate::payment::id::{CallerName, Currency, IdempotencyKey, Reference, Tag, TransactionId};
 use crate::payment::item::Item;
 use crate::payment::permit::Permit;
+
+pub use crate::payment::traced::Traced;
 
 /// Capture, void or refund.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,7 +126,7 @@ pub struct Command {
     /// Whether policy lets it begin. Not part of the meaning either.
     pub permit: Permit,
     /// The call that asks; none where payops does by itself.
-    pub trace_id: Option<String>,
+    pub traced: Option<Traced>,
 }
 
 /// Conditions that the caller sets. Each costs a read of the transaction.

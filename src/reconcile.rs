@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use opentelemetry::{KeyValue, trace::FutureExt as _};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,6 +28,7 @@ use crate::journal::{
 use crate::payment::{fresh, id::OperationId};
 use crate::psp::{Psp, judge::judge};
 use crate::reconcile::decide::{Rules, decide, may_resend};
+use crate::trace::{self, Tracer};
 
 /// How often the journal is asked what is due.
 const TICK: Duration = Duration::from_millis(200);
@@ -55,6 +57,7 @@ struct Shared<J, P> {
     rules: Rules,
     resend: Resend,
     in_flight_max: usize,
+    tracer: Tracer,
     /// Where in a backlog this process begins.
     begins_at: u128,
     /// Reads on schedule: a limit of their own, below live traffic.
@@ -71,9 +74,16 @@ struct Shared<J, P> {
 impl<J: Journal, P: Psp> ReadBack<J, P> {
     /// At most `in_flight_max` reads on schedule at once, and as many for
     /// callers.
-    pub fn new(conclude: Conclude<J, P>, rules: Rules, resend: Resend, in_flight_max: usize) -> Self {
+    pub fn new(
+        conclude: Conclude<J, P>,
+        rules: Rules,
+        resend: Resend,
+        in_flight_max: usize,
+        tracer: Tracer,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
+                tracer,
                 conclude,
                 rules,
                 resend,
@@ -243,14 +253,27 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         }
     }
 
-    /// Gives the place back as soon as the PSP has answered: the next read need
-    /// not wait until the journal has this one.
     async fn read(&self, entry: Entry, place: impl Send) -> Entry {
-        let Shared { conclude, rules, resend, .. } = &*self.shared;
-        let mut entry = entry;
         if !self.may_look(&entry) {
             return entry;
         }
+        let about = trace::operation(&entry.operation).into_iter();
+        let about = about.chain([KeyValue::new("payops.operation.id", entry.id.to_string())]);
+        let traced = self.shared.tracer.on_behalf("read back", entry.traced.as_ref(), about.collect());
+        async {
+            let entry = Box::pin(self.read_traced(entry, place)).await;
+            trace::describe([KeyValue::new(trace::STATE, entry.state.as_str())]);
+            entry
+        }
+        .with_context(traced)
+        .await
+    }
+
+    /// Gives the place back as soon as the PSP has answered: the next read need
+    /// not wait until the journal has this one.
+    async fn read_traced(&self, entry: Entry, place: impl Send) -> Entry {
+        let Shared { conclude, rules, resend, .. } = &*self.shared;
+        let mut entry = entry;
         if entry.state.is_sending() {
             let why = "nothing was heard of the sender".to_owned();
             let event = if wrong!(ResendAfterLease) { Event::NotSent { why } } else { Event::doubted(why) };
@@ -272,18 +295,10 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         let verdict = read.as_ref().map(|on| judge(&sought(&entry, &tag), on)).map_err(Clone::clone);
         let event = decide(&entry, verdict, issued_at, rules);
         let again = read.is_ok_and(|on| may_resend(&entry, &event, &on, issued_at, rules));
-        let before = entry.state.as_str();
         let mut entry = self.write(entry, &event).await;
         if again && matches!(entry.state, State::InDoubt { .. }) {
             tracing::info!(operation_id = %entry.id, "sent again: twice would be harmless");
             entry = resend(entry.clone()).await.unwrap_or(entry);
-        }
-        if entry.state.as_str() != before {
-            tracing::info!(
-                operation_id = %entry.id, transaction_id = %entry.operation.transaction,
-                kind = %entry.operation.kind(), before, state = entry.state.as_str(),
-                reads = entry.reading.made, "an open operation was read back"
-            );
         }
         entry
     }

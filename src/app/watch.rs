@@ -44,6 +44,7 @@ impl<J: Journal> Watched<J> {
                 Err(error) => tracing::debug!(%error, "what is open could not be counted"),
             }
             metrics.under_way(self.tasks.len());
+            metrics.waiting(self.journal.waiting());
             for (account, states) in self.guarded.circuits() {
                 metrics.circuits(&account, states);
             }

@@ -52,7 +52,7 @@ impl Place {
 
 /// The configuration of that file, or of the environment.
 pub(super) fn configured(file: Option<&std::path::Path>) -> Result<Config, Failed> {
-    Config::from_path(file, std::env::vars()).map_err(|mistakes| {
+    Config::from_path(file, crate::config::variables()).map_err(|mistakes| {
         Failed::new(format!("the configuration is not usable:\n{mistakes}"), EXIT_CONFIGURATION)
     })
 }

@@ -105,7 +105,10 @@ impl Check {
         let file = match &self.callers_file {
             Some(file) => file.clone(),
             None => {
-                Config::from_path(self.config.as_deref(), std::env::vars()).map_err(unusable)?.callers.file
+                Config::from_path(self.config.as_deref(), crate::config::variables())
+                    .map_err(unusable)?
+                    .callers
+                    .file
             }
         };
         let callers = CallersFile::open(file).map_err(unusable)?.current();

@@ -35,7 +35,7 @@ impl Room {
             operation: Operation { transaction: "T12345678.465UfBENeLpkBvwmqfTC4k".parse().unwrap(), action },
             guards: Guards::default(),
             permit: crate::payment::permit::Permit::default(),
-            trace_id: None,
+            traced: None,
         };
         let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(5), jitter_percent: 0 };
         let directory = tempfile::tempdir().unwrap();

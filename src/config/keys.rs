@@ -4,13 +4,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use toml::Table;
-use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use crate::config::reader::{Found, Reader};
 use crate::config::{
-    Account, Audit, Callers, ExactlyOnce, Journal, Log, LogFormat, Metrics, Origin, Postgres, Psp, ReadBack,
-    Server, Source, Sweep, Tls, Webhook,
+    Account, Audit, Callers, ExactlyOnce, Journal, Metrics, Origin, Postgres, Psp, ReadBack, Server, Source,
+    Sweep, Tls, Webhook,
 };
 use crate::payment::id::AccountId;
 
@@ -246,15 +245,6 @@ fn secret(reader: &mut Reader, key: &str, variable: &str) -> Option<Source> {
     Some(Source::Value(SecretString::from(text)))
 }
 
-impl Log {
-    pub(super) fn read(reader: &mut Reader) -> Self {
-        Self {
-            format: reader.log_format("log.format", LogFormat::Auto),
-            level: reader.text("log.level", "info", log_level),
-        }
-    }
-}
-
 /// The `[[account]]` tables, and the accounts that only the environment names.
 pub(super) fn accounts(reader: &mut Reader) -> Vec<Account> {
     let mut accounts: Vec<Account> = Vec::new();
@@ -365,23 +355,6 @@ fn postgres_url(text: &str) -> Result<(), (&'static str, &'static str)> {
             Err(("does not name a host, a user and a database", remedy))
         }
         Ok(_) => Ok(()),
-    }
-}
-
-/// Stricter than the filter it is for, which takes a misspelt level for the name of a module and logs nothing.
-fn log_level(text: &str) -> Result<(), (&'static str, &'static str)> {
-    let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
-    let is_directive = |part: &str| match part.trim().rsplit_once('=') {
-        Some((target, level)) => !target.is_empty() && is_level(level),
-        None => is_level(part.trim()),
-    };
-    if text.split(',').all(is_directive) {
-        Ok(())
-    } else {
-        Err((
-            "is not a log level",
-            "write off, error, warn, info, debug or trace, or such as \"info,payops=debug\"",
-        ))
     }
 }
 

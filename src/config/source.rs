@@ -1,4 +1,4 @@
-//! Where a secret comes from.
+//! Where a secret comes from, and the environment.
 
 use std::{fs::File, io, io::Read as _, path::PathBuf};
 
@@ -18,6 +18,12 @@ pub enum Source {
     File(PathBuf),
     /// The secret itself, from the environment.
     Value(SecretString),
+}
+
+/// The variables of the environment. One that is not text is none of ours.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 impl Source {

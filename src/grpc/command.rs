@@ -184,7 +184,7 @@ fn assemble(
         operation: Operation { transaction, action },
         guards,
         permit: Permit::default(),
-        trace_id: None,
+        traced: None,
     });
     Ok(Asked {
         command: wrong.unless(command)?,

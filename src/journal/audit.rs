@@ -32,6 +32,17 @@ pub struct Made {
     pub by: Option<CallerName>,
     /// The call in which it happened; none where payops did it by itself.
     pub trace_id: Option<String>,
+    /// How long what led to it took.
+    pub took: Took,
+}
+
+/// How long an attempt took, as far as the process knows that made it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Took {
+    /// Its first record.
+    pub record: Option<std::time::Duration>,
+    /// From the first byte of the request to the last of the answer.
+    pub psp: Option<std::time::Duration>,
 }
 
 /// No part of what an entry says.
@@ -179,7 +190,7 @@ impl Refusal {
 impl Record {
     /// Of an entry that is written, which its journal keeps with this checksum.
     pub(super) fn of(entry: &Entry, checksum: &[u8]) -> Self {
-        let Made { event, at, before, by, trace_id } = &entry.made;
+        let Made { event, at, before, by, trace_id, .. } = &entry.made;
         let looked = before.is_some_and(|before| before == entry.state.as_str() && by.is_none());
         let last = entry.history.last().filter(|_| !looked);
         let refused = match &entry.state {

@@ -310,6 +310,13 @@ impl Journal for Embedded {
         self.put(Write::Note(notes)).await.map(|_| ())
     }
 
+    fn waiting(&self) -> usize {
+        self.shared
+            .writes
+            .as_ref()
+            .map_or(0, |writes| writes.max_capacity().saturating_sub(writes.capacity()))
+    }
+
     fn head(&self) -> Option<Head> {
         Some(*self.shared.head.lock().unwrap_or_else(PoisonError::into_inner))
     }

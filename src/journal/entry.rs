@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::journal::audit::Made;
 use crate::payment::{
-    Command, Fingerprint, Operation, fresh,
+    Command, Fingerprint, Operation, Traced, fresh,
     id::{CallerName, IdempotencyKey, OperationId, Tag},
     outcome::{Decline, Proof},
 };
@@ -76,6 +76,9 @@ pub struct Entry {
     /// Each change of the state, the first write included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Change>,
+    /// The call that began the last attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traced: Option<Traced>,
     /// First write.
     pub created_at: Timestamp,
     /// Last change of state.
@@ -234,12 +237,13 @@ impl Entry {
             reading: Reading { next_at: Some(lease_until), ..Reading::default() },
             proposal: None,
             history: Vec::new(),
+            traced: command.traced.clone(),
             created_at: now,
             updated_at: now,
             made: Made {
                 event: "begun",
                 at: Some(now),
-                trace_id: command.trace_id.clone(),
+                trace_id: command.traced.as_ref().map(|traced| traced.trace_id().to_owned()),
                 ..Made::default()
             },
         };
@@ -325,7 +329,10 @@ impl Entry {
         let revision = self.revision.saturating_add(fresh::step());
         let spent = self.spent.as_ref().map(Spent::successor);
         let before = Some(self.state.as_str());
-        let made = Made { event, at: Some(now), before, by: None, trace_id: self.made.trace_id.clone() };
+        // Unless a person decides, in a call of its own.
+        let trace_id =
+            self.made.trace_id.clone().or_else(|| Some(self.traced.as_ref()?.trace_id().to_owned()));
+        let made = Made { event, at: Some(now), before, by: None, trace_id, took: self.made.took };
         Self { revision, follows: self.revision, spent, made, ..self.clone() }
     }
 
@@ -349,7 +356,7 @@ impl Entry {
             operation: self.operation.clone(),
             guards: crate::payment::Guards::default(),
             permit: crate::payment::permit::Permit::default(),
-            trace_id: self.made.trace_id.clone(),
+            traced: self.traced.clone(),
         }
     }
 

@@ -378,6 +378,10 @@ impl Journal for Postgres {
         self.put(Write::Note(notes)).await.map(|_| ())
     }
 
+    fn waiting(&self) -> usize {
+        self.shared.writes.max_capacity().saturating_sub(self.shared.writes.capacity())
+    }
+
     fn head(&self) -> Option<Head> {
         self.shared.inner.head()
     }

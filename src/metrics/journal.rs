@@ -1,5 +1,6 @@
 //! A journal that measures what is asked of it.
 
+use opentelemetry::{KeyValue, trace::SpanKind};
 use tokio::{sync::watch, time::Instant};
 
 use crate::clock::Timestamp;
@@ -10,26 +11,63 @@ use crate::journal::{
 };
 use crate::metrics::Metrics;
 use crate::payment::id::{AccountId, CallerName, IdempotencyKey, OperationId, TransactionId};
+use crate::trace::{self, Tracer};
 
 /// The same journal, measured.
 #[derive(Clone)]
 pub struct Metered<J> {
     journal: J,
     metrics: Metrics,
+    tracer: Tracer,
+    system: &'static str,
 }
 
 impl<J: Journal> Metered<J> {
-    /// Measures what is asked of a journal.
-    pub fn new(journal: J, metrics: Metrics) -> Self {
+    /// Measures what is asked of a journal, and shows what is written in the
+    /// trace of the call that it is written for.
+    pub fn new(journal: J, metrics: Metrics, tracer: Tracer) -> Self {
         if let Some(standby) = journal.has_standby() {
             metrics.standby(standby);
         }
-        Self { journal, metrics }
+        let system = if journal.is_shared() { "postgresql" } else { "sqlite" };
+        Self { journal, metrics, tracer, system }
+    }
+
+    async fn written(
+        &self,
+        (what, name): (&'static str, &'static str),
+        change: Change,
+        write: impl Future<Output = Result<Written, Error>> + Send,
+    ) -> Result<Written, Error> {
+        let attributes = vec![
+            KeyValue::new("db.system.name", self.system),
+            KeyValue::new("db.operation.name", what),
+            KeyValue::new("db.collection.name", "operations"),
+            KeyValue::new(trace::STATE, change.to),
+        ];
+        let mut span = self.tracer.begin(name, SpanKind::Client, attributes);
+        let began = Instant::now();
+        let result = write.await;
+        let word = word(&result, written);
+        match &result {
+            Ok(Written::Done) => {}
+            Ok(_) => span.set(KeyValue::new("payops.journal.result", word)),
+            Err(_) => span.fail(word),
+        }
+        self.metrics.journal(what, word, began.elapsed(), Some(span.place()));
+        self.changed(&change, &result);
+        result
     }
 
     /// Counts a change once it is written: over all replicas each is written once.
     fn changed(&self, change: &Change, result: &Result<Written, Error>) {
-        if matches!(result, Ok(Written::Done)) && change.from != Some(change.to) {
+        if !matches!(result, Ok(Written::Done)) {
+            return;
+        }
+        if let "begun" | "retried" | "token_refused" | "resent" = change.event {
+            self.metrics.attempt(change.kind, change.event);
+        }
+        if change.from != Some(change.to) {
             self.metrics.changed(change);
         }
     }
@@ -42,18 +80,22 @@ impl<J: Journal> Metered<J> {
     ) -> Result<R, Error> {
         let began = Instant::now();
         let done = work.await;
-        let result = match &done {
-            Ok(done) => result(done),
-            Err(Error::Unconfirmed(_)) => "unconfirmed",
-            Err(_) => "failed",
-        };
-        self.metrics.journal(what, result, began.elapsed());
+        self.metrics.journal(what, word(&done, result), began.elapsed(), None);
         done
+    }
+}
+
+fn word<R>(done: &Result<R, Error>, result: impl FnOnce(&R) -> &'static str) -> &'static str {
+    match done {
+        Ok(done) => result(done),
+        Err(Error::Unconfirmed(_)) => "unconfirmed",
+        Err(_) => "failed",
     }
 }
 
 /// A change of an operation's state.
 pub(super) struct Change {
+    pub(super) event: &'static str,
     pub(super) kind: &'static str,
     pub(super) account: AccountId,
     /// None for the first write.
@@ -64,6 +106,7 @@ pub(super) struct Change {
 impl Change {
     fn of(entry: &Entry) -> Self {
         Self {
+            event: entry.made.event,
             kind: entry.operation.kind().as_str(),
             account: entry.operation.transaction.account(),
             from: entry.made.before,
@@ -102,16 +145,12 @@ impl<J: Journal> Journal for Metered<J> {
 
     async fn insert(&self, entry: Entry) -> Result<Written, Error> {
         let change = Change::of(&entry);
-        let result = self.measured("insert", self.journal.insert(entry), written).await;
-        self.changed(&change, &result);
-        result
+        self.written(("insert", "insert operations"), change, self.journal.insert(entry)).await
     }
 
     async fn update(&self, entry: Entry) -> Result<Written, Error> {
         let change = Change::of(&entry);
-        let result = self.measured("update", self.journal.update(entry), written).await;
-        self.changed(&change, &result);
-        result
+        self.written(("update", "update operations"), change, self.journal.update(entry)).await
     }
 
     async fn due(&self, now: Timestamp, most: usize) -> Result<Vec<Entry>, Error> {
@@ -161,6 +200,10 @@ impl<J: Journal> Journal for Metered<J> {
 
     async fn note(&self, notes: Vec<Record>) -> Result<(), Error> {
         self.measured("note", self.journal.note(notes), read).await
+    }
+
+    fn waiting(&self) -> usize {
+        self.journal.waiting()
     }
 
     fn head(&self) -> Option<Head> {

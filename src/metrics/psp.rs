@@ -4,39 +4,55 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use opentelemetry::{KeyValue, trace::SpanKind};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::psp::dintero::transport::{Transport, TransportError};
+use crate::trace::Tracer;
 
 /// The same transport, measured.
 #[derive(Clone)]
 pub struct MeasuredTransport<T> {
     transport: T,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl<T: Transport> MeasuredTransport<T> {
-    /// Measures each exchange.
-    pub fn new(transport: T, metrics: Metrics) -> Self {
-        Self { transport, metrics }
+    /// Measures each exchange, and shows it in the trace of the call that it is
+    /// made for.
+    pub fn new(transport: T, metrics: Metrics, tracer: Tracer) -> Self {
+        Self { transport, metrics, tracer }
     }
 }
 
 impl<T: Transport> Transport for MeasuredTransport<T> {
     async fn send(
         &self,
-        request: Request<Bytes>,
+        mut request: Request<Bytes>,
         patience: Duration,
     ) -> Result<Response<Bytes>, TransportError> {
         let (what, began) = (what(request.method(), request.uri().path()), Instant::now());
+        let mut span = self.tracer.begin(name(what), SpanKind::Client, attributes(&request));
+        span.inject(request.headers_mut());
         let answer = self.transport.send(request, patience).await;
         let result = match &answer {
             Ok(answer) => status(answer.status().as_u16()),
             Err(TransportError::NotSent(_)) => "not_sent",
             Err(TransportError::Unknown(_)) => "no_answer",
         };
-        self.metrics.psp_request(what, result, began.elapsed());
+        match &answer {
+            Ok(answer) => {
+                let status = answer.status();
+                span.set(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+                if status.is_client_error() || status.is_server_error() {
+                    span.fail(status.as_str().to_owned());
+                }
+            }
+            Err(_) => span.fail(result),
+        }
+        self.metrics.psp_request(what, result, began.elapsed(), Some(span.place()));
         answer
     }
 }
@@ -70,6 +86,30 @@ fn status(status: u16) -> &'static str {
         _ => "other",
     };
     STATUSES.into_iter().find(|(known, _)| *known == status).map_or(kind, |(_, word)| word)
+}
+
+/// The method and what stands for the path in all such requests.
+fn name(what: &'static str) -> &'static str {
+    match what {
+        "capture" => "POST /transactions/{id}/capture",
+        "void" => "POST /transactions/{id}/void",
+        "refund" => "POST /transactions/{id}/refund",
+        "token" => "POST /accounts/{id}/auth/token",
+        "list" => "GET /transactions",
+        "read" => "GET /transactions/{id}",
+        _ => "HTTP",
+    }
+}
+
+fn attributes(request: &Request<Bytes>) -> Vec<KeyValue> {
+    let uri = request.uri();
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    vec![
+        KeyValue::new("http.request.method", request.method().as_str().to_owned()),
+        KeyValue::new("server.address", uri.host().unwrap_or_default().to_owned()),
+        KeyValue::new("server.port", i64::from(port)),
+        KeyValue::new("url.full", uri.to_string()),
+    ]
 }
 
 /// What is asked, by the end of the path.

@@ -28,7 +28,7 @@ async fn room(received: Received) -> Room {
         operation: Operation { transaction: transaction_id, action: Action::Void },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     let schedule = Schedule { first: Vec::new(), then: Duration::from_secs(2), jitter_percent: 0 };
     let directory = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ async fn room(received: Received) -> Room {
         resend_captures: false,
     };
     Room {
-        read_back: ReadBack::new(conclude.clone(), rules, never(), 1),
+        read_back: ReadBack::new(conclude.clone(), rules, never(), 1, Tracer::off()),
         conclude,
         entry,
         _directory: directory,

@@ -135,7 +135,7 @@ impl Room {
             operation: Operation { transaction: transaction.clone(), action: Action::Void },
             guards: Guards::default(),
             permit: crate::payment::permit::Permit::default(),
-            trace_id: None,
+            traced: None,
         };
         let mut entry = Entry::start(&command, created_at, NOW, NOW);
         let transaction_status = "AUTHORIZATION_VOIDED".to_owned();

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::BodyExt as _;
+use opentelemetry::trace::TraceContextExt as _;
 use prost::Message as _;
 use secrecy::SecretString;
 use sha1::Sha1;
@@ -138,9 +139,8 @@ pub fn metadata(data: &[u8]) {
         assert!(!token.is_empty());
     }
     drop(inbound::protocol::timeout(&headers));
-    if let Some(trace) = inbound::trace_id(&headers) {
-        assert!(trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit()));
-    }
+    let place = crate::trace::Tracer::off().call(&headers, None);
+    assert!(place.span().span_context().is_valid());
     let asked = command::void(
         &pb::VoidRequest::default(),
         &MetadataMap::from_headers(headers.clone()),
@@ -181,7 +181,7 @@ pub fn psp(data: &[u8]) {
             operation,
             guards,
             permit: Permit::default(),
-            trace_id: None,
+            traced: None,
         };
         let tag = command.tag();
         let verdict = judge::judge(&judge::Sought::of(&command, &tag), &transaction);

@@ -76,7 +76,9 @@ impl Neighbour {
                 let mut answer = call().await;
                 // Where every place is taken, the longest idle connection goes: at times one whose first call is
                 // still on its way. Its client connects anew.
-                if anew && answer.as_ref().is_err_and(|why| why.contains("transport error")) {
+                let is_gone =
+                    |why: &String| why.contains("transport error") || why.contains("connection closed");
+                if anew && answer.as_ref().is_err_and(is_gone) {
                     calls.repeated += 1;
                     answer = call().await;
                 }

@@ -14,6 +14,7 @@ use payops::sandbox::{Account as PspAccount, Settings};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::collector::Collector;
 use crate::place::Place;
 use crate::sandbox::webhooks::sign;
 use crate::sandbox::world::World;
@@ -26,6 +27,7 @@ const TOKEN: &str = "canary-token-of-orders-51de";
 const STRANGER: &str = "canary-token-of-nobody-77b0";
 const WEBHOOK: &str = "canary-webhook-secret-e2c4";
 const AUDIT_KEY: &str = "canary-audit-key-a7f0-of-32-bytes";
+const API_KEY: &str = "canary-api-key-of-the-collector-3d5e";
 /// A token of an issuer that nobody trusts; the middle says `canary-claims-d41a`.
 const JWT: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.eyJpc3MiOiJodHRwczovL2EiLCJzdWIiOiJjYW5hcnktY2xhaW1zLWQ0MWEifQ.Y2FuYXJ5LXNpZ25hdHVyZQ";
 
@@ -48,7 +50,7 @@ fn customer() -> Value {
 /// Everything that must be nowhere.
 fn secrets(database_password: &str) -> Vec<String> {
     let mut all: Vec<String> =
-        [CLIENT_ID, CLIENT_SECRET, TOKEN, STRANGER, WEBHOOK, AUDIT_KEY, JWT, database_password]
+        [CLIENT_ID, CLIENT_SECRET, TOKEN, STRANGER, WEBHOOK, AUDIT_KEY, API_KEY, JWT, database_password]
             .map(str::to_owned)
             .into();
     all.extend(JWT.split('.').skip(1).map(str::to_owned));
@@ -238,10 +240,18 @@ async fn no_secret_and_nothing_personal_is_ever_told() {
         let (place, webhook) = place_with(database).await;
         let stdout = fs::File::create(place.path("stdout")).unwrap();
         let log = fs::File::create(place.path("log")).unwrap();
+        let collector = Collector::start().await;
+        let scrape = free_address();
+        place.set("metrics", &format!("listen = \"{scrape}\"\n"));
         let mut command: Command = place.command();
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.http));
+        command.env("OTEL_EXPORTER_OTLP_HEADERS", format!("x-api-key={API_KEY}"));
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "50").env("OTEL_METRIC_EXPORT_INTERVAL", "200");
         let mut life = command.stdout(stdout).stderr(log).spawn().unwrap();
         eventually("the boundary serves", async || place.health().await == Some(1)).await;
         let errors = everything(&place, webhook).await;
+        let scraped = place.world.client.get(format!("http://{scrape}/metrics")).send().await.unwrap();
+        let scraped = scraped.text().await.unwrap();
         let rows = database.map(|database| rows(database::name(database)));
         place::signal(&life, rustix::process::Signal::TERM);
         assert_eq!(place::ended(&mut life).await.code(), Some(0));
@@ -254,7 +264,17 @@ async fn no_secret_and_nothing_personal_is_ever_told() {
         let (log, stdout) = (place.log(), fs::read_to_string(place.path("stdout")).unwrap());
         // It is as talkative as it can be, or this would prove nothing.
         assert!(log.contains("\"level\":\"TRACE\"") && log.contains("\"level\":\"DEBUG\""));
-        for (name, text) in [("log", &log), ("output", &stdout), ("errors", &errors), ("audit", &audit)] {
+        let exported = collector.text();
+        let told = ["payops.v1.PaymentOperationsService/Refund", "payops.reason", "payops.answers"];
+        assert!(told.iter().all(|told| exported.contains(told)) && scraped.contains("payops_answers_total"));
+        for (name, text) in [
+            ("log", &log),
+            ("output", &stdout),
+            ("errors", &errors),
+            ("audit", &audit),
+            ("collector", &exported),
+            ("metrics", &scraped),
+        ] {
             must_be_nowhere(&secrets, name, text);
             must_be_nowhere(&free_texts, name, text);
         }

@@ -64,7 +64,7 @@ pub fn recorded(caller: &str, key: &str, card: &str, amount: i64, now: Timestamp
         operation: Operation { transaction: card.parse().unwrap(), action: Action::Capture(capture) },
         guards: Guards::default(),
         permit: payops::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     Entry::start(&command, now, now + Duration::from_hours(4), now + Duration::from_secs(45))
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -11,7 +12,11 @@ use std::{
 use payops::grpc::pb::OperationState::{Declined, Succeeded};
 use serde_json::{Value, json};
 
+use crate::collector::Collector;
 use crate::metrics::scraped;
+use crate::pictures;
+use crate::place::Place;
+use crate::sandbox::world::World;
 use crate::support::{TestApp, eventually, free_address};
 
 const ALERTS: &str = include_str!("../../helm/payops/rules/alerts.yaml");
@@ -44,12 +49,11 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    fn of(app: &TestApp) -> Self {
+    fn of(target: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Those rules, looked at oftener.
         fs::write(folder.path().join("alerts.yaml"), ALERTS.replace("interval: 30s", "interval: 1s"))
             .unwrap();
-        let target = app.config.metrics.listen.unwrap();
         let config = format!(
             "global: {{ scrape_interval: 1s }}\nrule_files: [alerts.yaml]\nscrape_configs:\n- job_name: payops\n  \
              static_configs: [{{ targets: ['{target}'] }}]\n"
@@ -61,6 +65,7 @@ impl Prometheus {
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
+            .arg("--enable-feature=exemplar-storage")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -69,14 +74,19 @@ impl Prometheus {
     }
 
     /// The series that a query finds, or what is wrong with it.
-    async fn query(&self, app: &TestApp, query: &str) -> Result<Vec<Value>, String> {
-        let url =
-            reqwest::Url::parse_with_params(&format!("{}/query", self.base), [("query", query)]).unwrap();
-        let answer = app.world.client.get(url).send().await.map_err(|error| error.to_string())?;
+    async fn query(&self, world: &World, query: &str) -> Result<Vec<Value>, String> {
+        let answer = self.ask(world, "query", &[("query", query)]).await?;
+        Ok(answer["result"].as_array().unwrap().clone())
+    }
+
+    /// The answer's data, or what is wrong.
+    async fn ask(&self, world: &World, what: &str, with: &[(&str, &str)]) -> Result<Value, String> {
+        let url = reqwest::Url::parse_with_params(&format!("{}/{what}", self.base), with).unwrap();
+        let answer = world.client.get(url).send().await.map_err(|error| error.to_string())?;
         let answer = answer.bytes().await.map_err(|error| error.to_string())?;
         let answer: Value = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
         match answer["status"].as_str() {
-            Some("success") => Ok(answer["data"]["result"].as_array().unwrap().clone()),
+            Some("success") => Ok(answer["data"].clone()),
             _ => Err(answer.to_string()),
         }
     }
@@ -164,9 +174,9 @@ async fn every_query_of_every_dashboard_and_alert_has_data_and_alerts_ring() {
         config.psp.circuit_open_for = std::time::Duration::from_mins(5);
     })
     .await;
-    let prometheus = Prometheus::of(&app);
+    let prometheus = Prometheus::of(app.config.metrics.listen.unwrap());
     eventually("it is scraped", async || {
-        prometheus.query(&app, "up").await.is_ok_and(|found| found.len() == 1)
+        prometheus.query(&app.world, "up").await.is_ok_and(|found| found.len() == 1)
     })
     .await;
     script(&app).await;
@@ -174,7 +184,8 @@ async fn every_query_of_every_dashboard_and_alert_has_data_and_alerts_ring() {
     queries.extend(selectors().into_iter().map(|selector| ("alerts".to_owned(), selector)));
     for (name, query) in &queries {
         eventually(&format!("{name}: {query} has data"), async || {
-            let found = prometheus.query(&app, query).await.unwrap_or_else(|why| panic!("{query}: {why}"));
+            let found =
+                prometheus.query(&app.world, query).await.unwrap_or_else(|why| panic!("{query}: {why}"));
             !found.is_empty()
         })
         .await;
@@ -182,7 +193,7 @@ async fn every_query_of_every_dashboard_and_alert_has_data_and_alerts_ring() {
     for alert in ["PayopsReviewWaits", "PayopsCircuitOpen"] {
         let pending = format!("ALERTS{{alertname=\"{alert}\"}}");
         eventually(alert, async || {
-            prometheus.query(&app, &pending).await.is_ok_and(|found| !found.is_empty())
+            prometheus.query(&app.world, &pending).await.is_ok_and(|found| !found.is_empty())
         })
         .await;
     }
@@ -194,6 +205,105 @@ async fn every_query_of_every_dashboard_and_alert_has_data_and_alerts_ring() {
         assert!(!text.contains(foreign), "{foreign} is in a metric");
     }
     println!("{} queries have data; {series} series besides buckets", queries.len());
+}
+
+/// The picture of a dashboard in the documents.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_picture_shows_the_dashboard_of_money_in_doubt() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/payops/dashboards/money-in-doubt.json");
+    let board: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let title = board["title"].as_str().unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    let drawn =
+        if pictures::wanted() { pictures::dashboard(title, &drawn(panels).await) } else { String::new() };
+    let mut words: Vec<&str> = panels.iter().map(|panel| panel["title"].as_str().unwrap()).collect();
+    words.extend([title, "in_doubt", "review", "in doubt -> succeeded"]);
+    pictures::keep("money-in-doubt.svg", || drawn, &words);
+}
+
+/// What the panels show of a run in which one answer in ten is lost, and for half a minute nothing can be read.
+async fn drawn(panels: &[Value]) -> Vec<pictures::Panel> {
+    let app = TestApp::start_with(|config| config.metrics.listen = Some(free_address())).await;
+    let prometheus = Prometheus::of(app.config.metrics.listen.unwrap());
+    let lost = json!({"operation": "capture", "fault": "answer_lost_after_applying", "probability": 0.1});
+    app.world.fault(lost.clone()).await;
+    let orders = app.orders().await;
+    let began = std::time::Instant::now();
+    let mut unread = false;
+    for nth in 0.. {
+        let second = began.elapsed().as_secs();
+        if second >= 110 {
+            break;
+        }
+        if (40..70).contains(&second) != unread {
+            unread = !unread;
+            app.world.clear_faults().await;
+            app.world.fault(lost.clone()).await;
+            if unread {
+                app.world
+                    .fault(json!({"operation": "get", "fault": "internal_error", "probability": 1}))
+                    .await;
+            } else {
+                app.doubled("reviewed").await;
+            }
+        }
+        drop(orders.capture(&format!("drawn-{nth}"), &app.world.card().await, AMOUNT).await);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let (start, end) = ((now - 110).to_string(), now.to_string());
+    let mut shown = Vec::new();
+    for panel in panels {
+        let mut lines = Vec::new();
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "10s");
+            let range = [("query", query.as_str()), ("start", &start), ("end", &end), ("step", "1")];
+            let found = prometheus.ask(&app.world, "query_range", &range).await.unwrap();
+            let legend = target["legendFormat"].as_str().unwrap();
+            lines.extend(pictures::lines(found["result"].as_array().unwrap(), legend));
+        }
+        shown.push(pictures::Panel { title: panel["title"].as_str().unwrap().to_owned(), lines });
+    }
+    shown
+}
+
+/// From the bucket of a call to its trace, and on to what it did.
+#[tokio::test]
+async fn an_exemplar_leads_from_a_metric_to_a_trace() {
+    let collector = Collector::start().await;
+    let place = Place::new().await;
+    let scrape = free_address();
+    place.set("metrics", &format!("listen = \"{scrape}\"\n"));
+    let mut command = place.command();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.http));
+    let _life = place.serve_by(command.env("OTEL_BSP_SCHEDULE_DELAY", "50")).await;
+    place
+        .orders()
+        .capture_with("k", crate::support::capture(&place.world.card().await, AMOUNT))
+        .await
+        .unwrap();
+    let prometheus = Prometheus::of(scrape);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let (start, end) = ((now - 60).to_string(), (now + 60).to_string());
+    for histogram in [
+        "rpc_server_call_duration_seconds",
+        "payops_psp_request_duration_seconds",
+        "payops_journal_duration_seconds",
+    ] {
+        let query = format!("{histogram}_bucket");
+        let range = [("query", query.as_str()), ("start", &start), ("end", &end)];
+        let mut found = Vec::new();
+        eventually(histogram, async || {
+            let answer = prometheus.ask(&place.world, "query_exemplars", &range).await;
+            found = answer.ok().and_then(|answer| answer.as_array().cloned()).unwrap_or_default();
+            !found.is_empty()
+        })
+        .await;
+        for exemplar in found.iter().flat_map(|series| series["exemplars"].as_array().unwrap()) {
+            let trace = exemplar["labels"]["trace_id"].as_str().unwrap();
+            assert!(!collector.trace(trace, 1).await.is_empty());
+        }
+    }
 }
 
 #[test]

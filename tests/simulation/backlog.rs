@@ -64,7 +64,7 @@ fn in_doubt(world: &mut super::world::World, number: usize) {
         },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     let at = wall();
     let started = Entry::start(&command, at, at + Duration::from_mins(1), at);

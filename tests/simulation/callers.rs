@@ -49,7 +49,7 @@ pub(super) fn commands(plan: &Plan, dice: &mut Dice) -> Vec<Command> {
             operation: Operation { transaction: transaction.parse().unwrap(), action: action(kind, amount) },
             guards: Guards::default(),
             permit: permit.clone(),
-            trace_id: None,
+            traced: None,
         };
         let command = match commands.last() {
             // The same key, another meaning.

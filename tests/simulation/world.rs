@@ -465,7 +465,13 @@ fn start(sim: &Sim, life: &Life) -> Boundary {
         send_window: Duration::from_secs(2),
         lease_grace: Duration::from_secs(3),
     };
-    let read_back = ReadBack::new(conclude.clone(), rules, limits.resend(&conclude), READS_MAX);
+    let read_back = ReadBack::new(
+        conclude.clone(),
+        rules,
+        limits.resend(&conclude),
+        READS_MAX,
+        crate::trace::Tracer::off(),
+    );
     tokio::spawn(read_back.clone().run_every(Duration::from_millis(1_500), CancellationToken::new()));
     let operations =
         Operations::new(conclude, read_back, &limits, TaskTracker::new(), CancellationToken::new());

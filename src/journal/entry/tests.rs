@@ -39,7 +39,7 @@ fn entry() -> Entry {
         },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     Entry::start(&command, NOW, NOW + Duration::from_hours(4), NOW + Duration::from_secs(45))
 }

@@ -67,7 +67,7 @@ fn command(action: Action) -> Command {
         operation: Operation { transaction: TRANSACTION.parse().unwrap(), action },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     }
 }
 

@@ -128,7 +128,7 @@ fn command(transaction: &str) -> Command {
         operation: Operation { transaction: transaction.parse().unwrap(), action: Action::Void },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     }
 }
 

@@ -49,7 +49,7 @@ fn in_state(state: State) -> Entry {
         },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     let entry = Entry::start(&command, START, START + TOKEN, START + Duration::from_secs(45));
     Entry { state, ..entry }

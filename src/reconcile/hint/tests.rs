@@ -10,6 +10,7 @@ use crate::payment::{Action, Command, Guards, Operation};
 use crate::psp::fake::{Fake, Nothing, transaction};
 use crate::psp::{NotSent, Page, ReadError, Received, transaction::Transaction};
 use crate::reconcile::decide::Rules;
+use crate::trace::Tracer;
 
 use super::*;
 
@@ -77,7 +78,7 @@ impl Room {
             operation: Operation { transaction: CARD.parse().unwrap(), action: Action::Void },
             guards: Guards::default(),
             permit: crate::payment::permit::Permit::default(),
-            trace_id: None,
+            traced: None,
         };
         let schedule = Schedule { first: Vec::new(), then: WAIT, jitter_percent: 0 };
         let directory = tempfile::tempdir().unwrap();
@@ -99,7 +100,8 @@ impl Room {
             resend_after: WAIT,
             resend_captures: false,
         };
-        let read_back = ReadBack::new(conclude.clone(), rules, Arc::new(|_| Box::pin(async { None })), 1);
+        let read_back =
+            ReadBack::new(conclude.clone(), rules, Arc::new(|_| Box::pin(async { None })), 1, Tracer::off());
         let stop = CancellationToken::new();
         let mut hints = Hints::new(read_back.clone(), 4, stop.clone());
         // Soon, and late enough that nothing else is meant.

@@ -16,7 +16,7 @@ fn entry(action: Action) -> Entry {
         operation: Operation { transaction: "T12345678.465UfBENeLpkBvwmqfTC4k".parse().unwrap(), action },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     Entry::start(&command, NOW, NOW, NOW)
 }

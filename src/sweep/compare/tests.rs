@@ -45,7 +45,7 @@ fn entry(kind: Kind, key: &str, state: State) -> Entry {
         },
         guards: Guards::default(),
         permit: crate::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     };
     let at = NOW - HOUR * 2;
     let mut entry = Entry::start(&command, at, at, at);

@@ -120,6 +120,6 @@ pub fn command(key: usize, kind: Kind) -> Command {
         operation: Operation { transaction: "T12345678.model".parse().unwrap(), action },
         guards: Guards::default(),
         permit: payops::payment::permit::Permit::default(),
-        trace_id: None,
+        traced: None,
     }
 }
