@@ -16,6 +16,8 @@ use crate::grpc::pb::health::{
 
 /// Serves while the process does, ready or not: for liveness probes.
 pub const LIVENESS: &str = "liveness";
+/// Serves as soon as the journal is open: for startup probes.
+pub const STARTUP: &str = "startup";
 /// Of a journal in a database: does not serve where it was told to run without
 /// a synchronous standby.
 pub const STANDBY: &str = "standby";
@@ -35,7 +37,9 @@ impl Health {
         let names = services.iter().copied().chain([""]);
         let mut states: BTreeMap<_, _> =
             names.map(|name| (name, watch::channel(ServingStatus::NotServing).0)).collect();
-        states.insert(LIVENESS, watch::channel(ServingStatus::Serving).0);
+        for name in [LIVENESS, STARTUP] {
+            states.insert(name, watch::channel(ServingStatus::Serving).0);
+        }
         Self { services: Arc::new(states), stopping }
     }
 
@@ -52,7 +56,7 @@ impl Health {
     pub fn set_ready(&self, ready: bool) {
         let state = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for (name, service) in &*self.services {
-            if ![LIVENESS, STANDBY].contains(name) {
+            if ![LIVENESS, STARTUP, STANDBY].contains(name) {
                 service.send_if_modified(|current| std::mem::replace(current, state) != state);
             }
         }

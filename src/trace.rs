@@ -7,6 +7,7 @@
 mod exporting;
 mod keep;
 mod otlp;
+mod queue;
 
 use std::{borrow::Cow, str::FromStr as _};
 

@@ -1,18 +1,19 @@
 //! From the queue to the collector. A collector that is slow, refuses or is
 //! gone costs the spans that do not fit into the queue, and nothing else.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{KeyValue, metrics::Counter, trace::TracerProvider as _};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter as _};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::trace::{
     Otlp, Tracer,
     keep::{Keep, RecordAll},
-    otlp::Queue,
+    otlp::Waits,
+    queue::Queue,
 };
 
 /// How long the last spans may take when payops stops.
@@ -40,63 +41,55 @@ pub fn start(
     let Some(target) = &otlp.traces else { return Ok((Tracer::off(), Exporting(None))) };
     let mut exporter = target.span_exporter()?;
     exporter.set_resource(&otlp.resource);
-    let (queue, waiting) = mpsc::channel(otlp.queue.spans_max);
+    let queue = Arc::new(Queue::new(otlp.waits.spans_max, otlp.waits.batch_max));
     let provider = SdkTracerProvider::builder()
         .with_sampler(RecordAll(otlp.sampler.clone()))
         .with_resource(otlp.resource.clone())
-        .with_span_processor(Keep::new(queue, spans.clone()))
+        .with_span_processor(Keep::new(Arc::clone(&queue), spans.clone()))
         .build();
     let tracer = Tracer(Some(provider.tracer("payops")));
-    let worker = Worker { exporter, queue: otlp.queue, spans: spans.clone(), works: true };
-    Ok((tracer, Exporting(Some(tokio::spawn(worker.run(waiting, stop))))))
+    let worker = Worker { exporter, queue, waits: otlp.waits, spans: spans.clone(), works: true };
+    Ok((tracer, Exporting(Some(tokio::spawn(worker.run(stop))))))
 }
 
 struct Worker {
     exporter: SpanExporter,
-    queue: Queue,
+    queue: Arc<Queue>,
+    waits: Waits,
     spans: Counter<u64>,
     /// Whether the last export succeeded: a change is told once.
     works: bool,
 }
 
 impl Worker {
-    async fn run(mut self, mut waiting: mpsc::Receiver<SpanData>, stop: CancellationToken) {
-        let mut batch = Vec::new();
-        while let Some(Some(first)) = stop.run_until_cancelled(waiting.recv()).await {
-            batch.push(first);
-            let gathered = tokio::time::timeout(self.queue.delay, async {
-                while batch.len() < self.queue.batch_max {
-                    let most = self.queue.batch_max - batch.len();
-                    if waiting.recv_many(&mut batch, most).await == 0 {
-                        break;
-                    }
-                }
-            });
-            // What was gathered until the stop is exported below.
-            _ = stop.run_until_cancelled(gathered).await;
-            let most = if stop.is_cancelled() { LAST_EXPORT_MAX } else { self.queue.export_max };
-            let exporting = self.export(std::mem::take(&mut batch), most);
-            // An export that hangs must not outlive the stop.
+    async fn run(mut self, stop: CancellationToken) {
+        let Waits { delay, export_max, .. } = self.waits;
+        while stop.run_until_cancelled(Arc::clone(&self.queue).gather(delay)).await.is_some() {
+            let batch = self.queue.batch();
+            // An export that hangs must not outlive the stop by much.
+            let exporting = self.export(batch, export_max);
             tokio::pin!(exporting);
             tokio::select! {
                 () = &mut exporting => {}
                 () = stop.cancelled() => drop(tokio::time::timeout(LAST_EXPORT_MAX, exporting).await),
             }
         }
-        waiting.close();
         let last = async {
             loop {
-                let mut batch = Vec::new();
-                if waiting.recv_many(&mut batch, self.queue.batch_max).await == 0 {
+                let batch = self.queue.batch();
+                if batch.is_empty() {
                     break;
                 }
                 self.export(batch, LAST_EXPORT_MAX).await;
             }
         };
-        _ = tokio::time::timeout(LAST_EXPORT_MAX, last).await;
+        drop(tokio::time::timeout(LAST_EXPORT_MAX, last).await);
     }
 
     async fn export(&mut self, batch: Vec<SpanData>, most: Duration) {
+        if batch.is_empty() {
+            return;
+        }
         let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         let exported = tokio::time::timeout(most, self.exporter.export(batch)).await;
         let failure = match exported {

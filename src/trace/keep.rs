@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,8 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample, Span, SpanData, SpanProcessor},
 };
-use tokio::sync::mpsc::Sender;
+
+use crate::trace::queue::Queue;
 
 /// Traces that wait at once. Of those beyond nothing is kept.
 const TRACES_MAX: usize = 4096;
@@ -52,7 +53,7 @@ impl ShouldSample for RecordAll {
 /// Hands on what is exported.
 #[derive(Debug)]
 pub(super) struct Keep {
-    queue: Sender<SpanData>,
+    queue: Arc<Queue>,
     spans: Counter<u64>,
     waiting: Mutex<HashMap<TraceId, Waiting>>,
 }
@@ -67,12 +68,12 @@ struct Waiting {
 
 impl Keep {
     /// What does not fit into `queue` is dropped, and counted in `spans`.
-    pub(super) fn new(queue: Sender<SpanData>, spans: Counter<u64>) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, spans: Counter<u64>) -> Self {
         Self { queue, spans, waiting: Mutex::default() }
     }
 
     fn export(&self, span: SpanData) {
-        if self.queue.try_send(span).is_err() {
+        if !self.queue.push(span) {
             self.spans.add(1, &[KeyValue::new("result", "dropped")]);
         }
     }

@@ -21,7 +21,7 @@ pub struct Otlp {
     pub(super) traces: Option<Target>,
     metrics: Option<Target>,
     pub(super) sampler: Box<dyn ShouldSample>,
-    pub(super) queue: Queue,
+    pub(super) waits: Waits,
     /// Who payops is.
     pub resource: Resource,
 }
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Files {
 
 /// How spans wait.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Queue {
+pub(super) struct Waits {
     /// Beyond them spans are dropped.
     pub(super) spans_max: usize,
     pub(super) batch_max: usize,
@@ -75,7 +75,7 @@ impl Otlp {
                 "OTEL_PROPAGATORS: {other:?} is not spoken here; write tracecontext, or leave it out"
             ));
         }
-        let defaults = Queue {
+        let defaults = Waits {
             spans_max: 2048,
             batch_max: 512,
             delay: Duration::from_secs(1),
@@ -89,7 +89,7 @@ impl Otlp {
                 reader.text("OTEL_TRACES_SAMPLER"),
                 reader.text("OTEL_TRACES_SAMPLER_ARG"),
             )?,
-            queue: Queue {
+            waits: Waits {
                 spans_max,
                 batch_max: reader
                     .number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?
@@ -108,7 +108,7 @@ impl Otlp {
             traces: None,
             metrics: None,
             sampler: Box::new(opentelemetry_sdk::trace::Sampler::AlwaysOff),
-            queue: Queue { spans_max: 1, batch_max: 1, delay: Duration::ZERO, export_max: Duration::ZERO },
+            waits: Waits { spans_max: 1, batch_max: 1, delay: Duration::ZERO, export_max: Duration::ZERO },
             resource: Resource::builder_empty().build(),
         }
     }

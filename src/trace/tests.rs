@@ -1,16 +1,15 @@
 //! What is handed on, and what is kept.
 
+use std::sync::Arc;
+
 use opentelemetry::{metrics::MeterProvider as _, trace::TracerProvider as _};
-use opentelemetry_sdk::{
-    metrics::SdkMeterProvider,
-    trace::{SdkTracerProvider, SpanData},
-};
-use tokio::sync::mpsc;
+use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 
 use super::*;
 use crate::trace::{
     keep::{Keep, RecordAll, sampler},
     otlp::Variables,
+    queue::Queue,
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -70,14 +69,14 @@ fn a_place_is_kept_and_read_again() {
 }
 
 /// A tracer whose spans arrive in a queue of `size`.
-fn tracer(chosen: &str, size: usize) -> (Tracer, mpsc::Receiver<SpanData>) {
-    let (queue, arrived) = mpsc::channel(size);
+fn tracer(chosen: &str, size: usize) -> (Tracer, Arc<Queue>) {
+    let queue = Arc::new(Queue::new(size, size));
     let spans = SdkMeterProvider::default().meter("test").u64_counter("spans").build();
     let provider = SdkTracerProvider::builder()
         .with_sampler(RecordAll(sampler(Some(chosen), None).unwrap()))
-        .with_span_processor(Keep::new(queue, spans))
+        .with_span_processor(Keep::new(Arc::clone(&queue), spans))
         .build();
-    (Tracer(Some(provider.tracer("test"))), arrived)
+    (Tracer(Some(provider.tracer("test"))), queue)
 }
 
 /// A call with a span below it, which is told that code; an operation of it comes
@@ -88,11 +87,9 @@ fn call(tracer: &Tracer, headers: &HeaderMap, state: &'static str, failed: bool)
     answered(if failed { "UNAVAILABLE" } else { "OK" }, failed);
 }
 
-fn names(mut arrived: mpsc::Receiver<SpanData>) -> Vec<String> {
-    std::iter::from_fn(|| arrived.try_recv().ok())
-        .inspect(|span| assert!(span.span_context.is_sampled()))
-        .map(|span| span.name.into_owned())
-        .collect()
+fn names(arrived: &Queue) -> Vec<String> {
+    let spans = arrived.batch().into_iter();
+    spans.inspect(|span| assert!(span.span_context.is_sampled())).map(|span| span.name.into_owned()).collect()
 }
 
 #[test]
@@ -110,7 +107,7 @@ fn what_the_sampler_leaves_out_is_kept_if_it_fails_or_falls_in_doubt() {
         let (tracer, arrived) = tracer("always_off", 10);
         call(&tracer, &HeaderMap::new(), state, failed);
         let expected: &[&str] = if kept { &["below", "rpc"] } else { &[] };
-        assert_eq!(names(arrived), expected, "{state}, failed: {failed}");
+        assert_eq!(names(&arrived), expected, "{state}, failed: {failed}");
     }
 }
 
@@ -119,7 +116,7 @@ fn the_caller_decides_whether_a_trace_is_sampled() {
     for (flags, count) in [("01", 2), ("00", 0)] {
         let (tracer, arrived) = tracer("parentbased_always_on", 10);
         call(&tracer, &from_caller(flags), "succeeded", false);
-        assert_eq!(names(arrived).len(), count, "{flags}");
+        assert_eq!(names(&arrived).len(), count, "{flags}");
     }
 }
 
@@ -129,21 +126,21 @@ fn what_does_not_fit_into_the_queue_is_dropped_and_what_waits_is_forgotten() {
     for _ in 0..5 {
         call(&tracer, &HeaderMap::new(), "succeeded", false);
     }
-    assert_eq!(names(arrived).len(), 3);
+    assert_eq!(names(&arrived).len(), 3);
 }
 
 #[test]
 fn a_call_is_below_its_caller_and_what_is_done_for_an_operation_is_linked_to_it() {
-    let (tracer, mut arrived) = tracer("always_on", 10);
+    let (tracer, arrived) = tracer("always_on", 10);
     let caller = remote(&from_caller("01")).unwrap();
     call(&tracer, &from_caller("01"), "succeeded", false);
-    let (below, rpc) = (arrived.try_recv().unwrap(), arrived.try_recv().unwrap());
+    let [below, rpc] = arrived.batch().try_into().unwrap();
     assert_eq!(rpc.parent_span_id, caller.span_id());
     assert!(rpc.parent_span_is_remote);
     assert_eq!(below.parent_span_id, rpc.span_context.span_id());
 
     drop(tracer.on_behalf("read back", Some(&traced(&rpc.span_context)), Vec::new()));
-    let recovery = arrived.try_recv().unwrap();
+    let [recovery] = arrived.batch().try_into().unwrap();
     assert_ne!(recovery.span_context.trace_id(), rpc.span_context.trace_id());
     assert_eq!(recovery.parent_span_id, SpanId::INVALID);
     assert_eq!(recovery.links.links[0].span_context.span_id(), rpc.span_context.span_id());

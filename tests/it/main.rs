@@ -18,6 +18,7 @@ mod audit;
 mod bad_input;
 mod canary;
 mod chaos;
+mod chart;
 mod client;
 mod collector;
 mod config;

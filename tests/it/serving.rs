@@ -18,7 +18,7 @@ fn check(service: &str) -> HealthCheckRequest {
 async fn health_answers_for_the_server_for_each_service_and_for_nobody_else() {
     let app = TestApp::start().await;
     let mut health = app.health();
-    for name in ["", SERVICE, REVIEW_SERVICE, "liveness"] {
+    for name in ["", SERVICE, REVIEW_SERVICE, "liveness", "startup"] {
         let answer = health.check(check(name)).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{name:?}");
     }
@@ -29,7 +29,7 @@ async fn health_answers_for_the_server_for_each_service_and_for_nobody_else() {
     let listed = health.list(HealthListRequest::default()).await.unwrap().into_inner().statuses;
     let mut names: Vec<_> = listed.keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["", "liveness", REVIEW_SERVICE, SERVICE]);
+    assert_eq!(names, ["", "liveness", REVIEW_SERVICE, SERVICE, "startup"]);
 }
 
 /// A probe brings no credentials.

@@ -75,8 +75,11 @@ async fn caller_payops_and_psp_share_one_trace() {
             let (url, authority) = behind_tls(&collector.http, "localhost", &["http/1.1"]).await;
             place.write("authority.pem", &authority);
             let file = place.path("authority.pem").display().to_string();
-            let variables =
-                [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()), ("OTEL_EXPORTER_OTLP_CERTIFICATE", &file)];
+            let variables = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", &file),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ];
             place.serve_by(&mut traced(&place, &variables)).await
         } else {
             let url = format!("http://{}", collector.grpc);
@@ -128,6 +131,10 @@ async fn caller_payops_and_psp_share_one_trace() {
         let requests = place.world.requests(&card).await;
         let sent = requests.iter().find(|request| request["operation"] == "capture").unwrap();
         assert_eq!(sent["traceparent"], format!("00-{}-{}-01", trace(1), psp.id));
+
+        // Nobody waited for the token: it was there before the first call.
+        let spans = collector.spans();
+        assert_eq!(named(&spans, "POST /accounts/{id}/auth/token").parent, "");
 
         eventually("metrics arrive", async || {
             let metrics: BTreeSet<String> = collector.metrics().into_iter().collect();
