@@ -187,6 +187,8 @@ where
             Written::Beyond { spent } => return Err(Beyond::of(&entry, spent)),
         }
         entry.made.took.record = Some(clock.boot().saturating_sub(recording));
+        // In the lines of the log that follow, and in the trace.
+        tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
         trace::describe([KeyValue::new("payops.operation.id", entry.id.to_string())]);
         if let Checked::Found(event) = checked {
             let entry = self.conclude.write(entry, &event).await?;

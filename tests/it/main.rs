@@ -49,6 +49,7 @@ mod readme;
 mod recovery;
 mod replicas;
 mod review;
+mod rolling;
 mod runbook;
 mod sandbox;
 mod seen;
