@@ -171,7 +171,7 @@ where
                 };
                 let mut entry = entry.under(day_max, now);
                 entry.traced.clone_from(&command.traced);
-                entry.made.trace_id = command.traced.as_ref().map(|traced| traced.trace_id().to_owned());
+                entry.made.trace_id = None;
                 let written = journal.update(entry.clone()).await.map_err(Failure::Journal)?;
                 (entry, written)
             }
@@ -189,7 +189,7 @@ where
         entry.made.took.record = Some(clock.boot().saturating_sub(recording));
         // In the lines of the log that follow, and in the trace.
         tracing::Span::current().record("operation_id", tracing::field::display(entry.id));
-        trace::describe([KeyValue::new("payops.operation.id", entry.id.to_string())]);
+        trace::describe(|| [KeyValue::new("payops.operation.id", entry.id.to_string())]);
         if let Checked::Found(event) = checked {
             let entry = self.conclude.write(entry, &event).await?;
             return Ok(Once::Done(Attempted::Entry(Box::new(entry))));

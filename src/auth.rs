@@ -242,7 +242,7 @@ where
                     inner.call(Request::from_parts(head, body)).await
                 }
                 Err(Refused { caller, why }) => {
-                    let trace = head.extensions.get::<Inbound>().map(|inbound| inbound.trace_id.as_str());
+                    let trace = head.extensions.get::<Inbound>().map(|inbound| inbound.traced.trace_id());
                     let told = trace.unwrap_or_default();
                     let refusal = match why {
                         Why::Unknown(why) => status::unauthenticated(why, trace),

@@ -59,9 +59,7 @@ use crate::trace;
 /// What the layers in front leave in the extensions of every request.
 #[derive(Clone, Debug)]
 pub struct Inbound {
-    /// 32 hexadecimal digits: the caller's (W3C `traceparent`), or a new one.
-    pub trace_id: String,
-    /// The call's place in that trace.
+    /// Its place in the trace of the caller (W3C `traceparent`), or in a new one.
     pub traced: Traced,
     /// When the caller stops waiting; none when it did not say.
     pub deadline: Option<Instant>,
@@ -114,7 +112,7 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
             Ok(Answer { entry: None, .. }) => "validated".to_owned(),
             Err(status) => {
                 let reason = status::reason(status);
-                trace::describe([KeyValue::new("payops.reason", reason.clone())]);
+                trace::describe(|| [KeyValue::new("payops.reason", reason.clone())]);
                 reason
             }
         };
@@ -129,8 +127,10 @@ impl<J: Journal, P: Psp> Adapter<J, P> {
         asked.command.permit = call.rights().permit(operation, guards.currency.as_ref());
         asked.command.traced = call.extensions.get::<Inbound>().map(|inbound| inbound.traced.clone());
         let Command { caller, operation, .. } = &asked.command;
-        trace::describe(trace::operation(operation));
-        trace::describe([KeyValue::new("payops.caller", caller.as_str().to_owned())]);
+        trace::describe(|| {
+            let caller = KeyValue::new("payops.caller", caller.as_str().to_owned());
+            trace::operation(operation).into_iter().chain([caller])
+        });
         let (rpc, amount) = (Rpc::of(operation.kind()).as_str(), operation.amount());
         let (asker, transaction) = (caller.clone(), operation.transaction.clone());
         let denied = |status: Status| {
@@ -320,7 +320,7 @@ impl Call {
     }
 
     fn trace(&self) -> &str {
-        self.extensions.get::<Inbound>().map_or("", |inbound| inbound.trace_id.as_str())
+        self.extensions.get::<Inbound>().map_or("", |inbound| inbound.traced.trace_id())
     }
 
     /// When the caller stops waiting; none when it did not say.
@@ -347,14 +347,14 @@ impl Call {
 /// itself; that it was asked for again, only the call can tell.
 fn show(answered: &Answered) {
     let Answered { entry, replayed, .. } = answered;
-    trace::describe([
-        KeyValue::new("payops.operation.id", entry.id.to_string()),
-        KeyValue::new(trace::STATE, entry.state.as_str()),
-        KeyValue::new("payops.replayed", *replayed),
-    ]);
+    trace::describe(|| {
+        [KeyValue::new(trace::STATE, entry.state.as_str()), KeyValue::new("payops.replayed", *replayed)]
+    });
     if !replayed {
+        // The attempt has named it.
         return;
     }
+    trace::describe(|| [KeyValue::new("payops.operation.id", entry.id.to_string())]);
     if let Some(traced) = &entry.traced {
         trace::link(traced);
     }

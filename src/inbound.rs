@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{Either, ready};
 use http::{Request, Response};
-use opentelemetry::trace::FutureExt as _;
+use opentelemetry::trace::{FutureExt as _, TraceContextExt as _};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
@@ -74,27 +75,20 @@ where
         let began = Instant::now();
         let InboundLayer { tracer, metrics, .. } = &self.layer;
         let rpc = names::rpc(request.uri().path());
-        let place = tracer.call(request.headers(), rpc);
+        let context = tracer.call(request.headers(), rpc);
+        let place = context.span().span_context().clone();
         let metrics = metrics.clone();
-        let answer = {
-            let _here = place.clone().attach();
-            self.answer(request, began)
-        };
+        let answer = self.answer(request, began, trace::traced(&place));
         let measured = async move {
             let answer = answer.await?;
             // An error is in the head; what is still to come begins well.
             let status = answer.headers().get("grpc-status");
             let code = status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()));
-            metrics.call(
-                rpc.unwrap_or("other"),
-                names::word(code),
-                began.elapsed(),
-                trace::current().as_ref(),
-            );
+            metrics.call(rpc.unwrap_or("other"), names::word(code), began.elapsed(), &place);
             trace::answered(names::word(code), names::is_failure(code));
             Ok(answer)
         };
-        Box::pin(measured.with_context(place))
+        Box::pin(measured.with_context(context))
     }
 }
 
@@ -104,13 +98,13 @@ where
     S::Future: Send + 'static,
     S::Error: Send,
 {
-    /// In the context of the call.
+    /// The answer to a call that has that place in its trace.
     fn answer(
         &mut self,
         mut request: Request<Body>,
         now: Instant,
+        traced: Traced,
     ) -> impl Future<Output = Result<Response<Body>, S::Error>> + Send + use<S> {
-        let traced = trace::current().as_ref().map_or_else(Traced::fresh, trace::traced);
         let trace_id = traced.trace_id().to_owned();
         let method = request.uri().path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!(
@@ -121,28 +115,22 @@ where
             operation_id = tracing::field::Empty
         );
         let money = protocol::is_money(&method);
-        let refused = protocol::refusal(&request);
-        let timeout = protocol::timeout(request.headers());
-        let deadline = timeout.as_ref().ok().copied().flatten().map(|timeout| now + timeout);
-        let refused = refused.or_else(|| {
-            Some(match timeout {
-                Err(malformed) => status::invalid(malformed, &trace_id, money).into_http(),
-                // Nobody waits for this read. A command is begun all the same: a
-                // deadline bounds the wait, never whether the operation happens.
-                Ok(_) if deadline.is_some_and(|deadline| deadline <= now) && !money => {
-                    too_late(&trace_id, false).into_http()
-                }
-                Ok(_) => return None,
-            })
-        });
-        let answer = match refused {
-            Some(refused) => Err(refused),
-            None => {
-                request.extensions_mut().insert(Inbound { trace_id: trace_id.clone(), traced, deadline });
-                let request = protocol::one_message(request, &method, self.layer.message_timeout);
-                Ok(span.in_scope(|| self.inner.call(request)))
-            }
+        let refused = |answer| Either::Left(ready(Ok(answer)));
+        if let Some(refusal) = protocol::refusal(&request) {
+            return refused(refusal);
+        }
+        let deadline = match protocol::timeout(request.headers()) {
+            Ok(timeout) => timeout.map(|timeout| now + timeout),
+            Err(malformed) => return refused(status::invalid(malformed, &trace_id, money).into_http()),
         };
+        if deadline.is_some_and(|deadline| deadline <= now) && !money {
+            // Nobody waits for this read. A command is begun all the same: a
+            // deadline bounds the wait, never whether the operation happens.
+            return refused(too_late(&trace_id, false).into_http());
+        }
+        request.extensions_mut().insert(Inbound { traced, deadline });
+        let request = protocol::one_message(request, &method, self.layer.message_timeout);
+        let answer = span.in_scope(|| self.inner.call(request));
         // Ours alone: that of the gRPC library would say CANCELLED, which meshes
         // retry.
         let late = deadline.map(|deadline| {
@@ -155,10 +143,6 @@ where
             }
         });
         let answered = async move {
-            let answer = match answer {
-                Ok(answer) => answer,
-                Err(refused) => return Ok(refused),
-            };
             let answer = match late {
                 Some(late) => tokio::select! {
                     biased;
@@ -169,7 +153,7 @@ where
             };
             Ok(complete(answer, &method, &trace_id))
         };
-        answered.instrument(span)
+        Either::Right(answered.instrument(span))
     }
 }
 

@@ -286,7 +286,7 @@ pub async fn advance<J: Journal>(
     schedule: &Schedule,
 ) -> Result<Entry, Error> {
     let nonce = entry.nonce;
-    let (id, trace_id, took) = (entry.id, entry.made.trace_id.clone(), entry.made.took);
+    let (id, made) = (entry.id, entry.made.clone());
     loop {
         let next = match entry.after(event, now, schedule) {
             Ok(Some(next)) => next,
@@ -315,8 +315,7 @@ pub async fn advance<J: Journal>(
         }
         let missing = || Error::Corrupt(format!("entry {id} has disappeared"));
         entry = journal.get(id).await?.ok_or_else(missing)?;
-        entry.made.trace_id.clone_from(&trace_id);
-        entry.made.took = took;
+        entry.made.clone_from(&made);
         if entry.nonce != nonce && !event.is_fact() && !wrong!(JudgementWithoutAttempt) {
             return Ok(entry);
         }

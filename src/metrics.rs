@@ -266,10 +266,10 @@ impl Metrics {
     }
 
     /// How long a call took to its answer, and where it is in a trace.
-    pub fn call(&self, rpc: &'static str, status: &'static str, took: Duration, at: Option<&SpanContext>) {
+    pub fn call(&self, rpc: &'static str, status: &'static str, took: Duration, at: &SpanContext) {
         let labels = [KeyValue::new("rpc.method", rpc), KeyValue::new("rpc.response.status_code", status)];
         self.instruments.calls.record(took.as_secs_f64(), &labels);
-        self.exemplars.offer(CALLS, [rpc, status], took, at);
+        self.exemplars.offer(CALLS, [rpc, status], took, Some(at));
     }
 
     fn psp_request(

@@ -257,12 +257,13 @@ impl<J: Journal, P: Psp> ReadBack<J, P> {
         if !self.may_look(&entry) {
             return entry;
         }
-        let about = trace::operation(&entry.operation).into_iter();
-        let about = about.chain([KeyValue::new("payops.operation.id", entry.id.to_string())]);
-        let traced = self.shared.tracer.on_behalf("read back", entry.traced.as_ref(), about.collect());
+        let traced = self.shared.tracer.on_behalf("read back", entry.traced.as_ref(), || {
+            let id = KeyValue::new("payops.operation.id", entry.id.to_string());
+            trace::operation(&entry.operation).into_iter().chain([id]).collect()
+        });
         async {
             let entry = Box::pin(self.read_traced(entry, place)).await;
-            trace::describe([KeyValue::new(trace::STATE, entry.state.as_str())]);
+            trace::describe(|| [KeyValue::new(trace::STATE, entry.state.as_str())]);
             entry
         }
         .with_context(traced)

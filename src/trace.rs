@@ -68,29 +68,35 @@ impl Tracer {
         parent.with_span(span)
     }
 
-    /// A span below the current one.
+    /// A span below the current one. Attributes are asked for only where there
+    /// is one.
     pub fn begin(
         &self,
         name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
-        attributes: Vec<KeyValue>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Begun {
         let current = Context::current();
         let Some(tracer) = &self.0 else {
             return Begun { span: None, place: current.span().span_context().clone() };
         };
-        let builder = SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes);
+        let builder = SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes());
         let span = tracer.build_with_context(builder, &current);
         Begun { place: span.span_context().clone(), span: Some(span) }
     }
 
     /// The context of something that payops does by itself for an operation that
     /// a call began: linked to that call, and below whoever waits for it.
-    pub fn on_behalf(&self, name: &'static str, of: Option<&Traced>, attributes: Vec<KeyValue>) -> Context {
+    pub fn on_behalf(
+        &self,
+        name: &'static str,
+        of: Option<&Traced>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Context {
         let current = Context::current();
         let Some(tracer) = &self.0 else { return current };
         let mut builder =
-            SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_attributes(attributes);
+            SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_attributes(attributes());
         builder.links = of.map(|of| vec![Link::with_context(place(of))]);
         let span = tracer.build_with_context(builder, &current);
         current.with_span(span)
@@ -144,12 +150,13 @@ pub fn operation(operation: &Operation) -> [KeyValue; 3] {
     ]
 }
 
-/// Adds to the current span what is known now.
-pub fn describe(attributes: impl IntoIterator<Item = KeyValue>) {
+/// Adds to the current span, where there is one, what is known now. Nothing is
+/// said twice: the SDK would export both.
+pub fn describe<A: IntoIterator<Item = KeyValue>>(attributes: impl FnOnce() -> A) {
     let current = Context::current();
     let span = current.span();
     if span.is_recording() {
-        span.set_attributes(attributes);
+        span.set_attributes(attributes());
     }
 }
 
@@ -177,13 +184,6 @@ pub fn link(to: &Traced) {
     if span.is_recording() && span.span_context().span_id() != to.span_id() {
         span.add_link(to, Vec::new());
     }
-}
-
-/// The current place, if there is one.
-pub fn current() -> Option<SpanContext> {
-    let current = Context::current();
-    let place = current.span().span_context().clone();
-    place.is_valid().then_some(place)
 }
 
 /// The place of a context, as it is kept.

@@ -30,7 +30,8 @@ pub struct Made {
     pub before: Option<&'static str>,
     /// The person who decided it; none where the evidence did.
     pub by: Option<CallerName>,
-    /// The call in which it happened; none where payops did it by itself.
+    /// The call in which a person decided it; else it happened for the call that
+    /// began the last attempt.
     pub trace_id: Option<String>,
     /// How long what led to it took.
     pub took: Took,
@@ -219,7 +220,7 @@ impl Record {
             why: last.and_then(|change| change.why.clone()).or(refused),
             by: by.clone(),
             psp_event_id: proof,
-            trace_id: trace_id.clone(),
+            trace_id: trace_id.clone().or_else(|| Some(entry.traced.as_ref()?.trace_id().to_owned())),
             revision: entry.revision,
             follows: entry.follows,
             sha256: hex(checksum),

@@ -240,12 +240,7 @@ impl Entry {
             traced: command.traced.clone(),
             created_at: now,
             updated_at: now,
-            made: Made {
-                event: "begun",
-                at: Some(now),
-                trace_id: command.traced.as_ref().map(|traced| traced.trace_id().to_owned()),
-                ..Made::default()
-            },
+            made: Made { event: "begun", at: Some(now), ..Made::default() },
         };
         entry.remember(None, None, now);
         entry
@@ -329,10 +324,7 @@ impl Entry {
         let revision = self.revision.saturating_add(fresh::step());
         let spent = self.spent.as_ref().map(Spent::successor);
         let before = Some(self.state.as_str());
-        // Unless a person decides, in a call of its own.
-        let trace_id =
-            self.made.trace_id.clone().or_else(|| Some(self.traced.as_ref()?.trace_id().to_owned()));
-        let made = Made { event, at: Some(now), before, by: None, trace_id, took: self.made.took };
+        let made = Made { event, at: Some(now), before, by: None, ..self.made.clone() };
         Self { revision, follows: self.revision, spent, made, ..self.clone() }
     }
 

@@ -39,13 +39,14 @@ impl<J: Journal> Metered<J> {
         change: Change,
         write: impl Future<Output = Result<Written, Error>> + Send,
     ) -> Result<Written, Error> {
-        let attributes = vec![
-            KeyValue::new("db.system.name", self.system),
-            KeyValue::new("db.operation.name", what),
-            KeyValue::new("db.collection.name", "operations"),
-            KeyValue::new(trace::STATE, change.to),
-        ];
-        let mut span = self.tracer.begin(name, SpanKind::Client, attributes);
+        let mut span = self.tracer.begin(name, SpanKind::Client, || {
+            vec![
+                KeyValue::new("db.system.name", self.system),
+                KeyValue::new("db.operation.name", what),
+                KeyValue::new("db.collection.name", "operations"),
+                KeyValue::new(trace::STATE, change.to),
+            ]
+        });
         let began = Instant::now();
         let result = write.await;
         let word = word(&result, written);

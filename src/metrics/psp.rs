@@ -33,24 +33,24 @@ impl<T: Transport> Transport for MeasuredTransport<T> {
         mut request: Request<Bytes>,
         patience: Duration,
     ) -> Result<Response<Bytes>, TransportError> {
-        let (what, began) = (what(request.method(), request.uri().path()), Instant::now());
-        let mut span = self.tracer.begin(name(what), SpanKind::Client, attributes(&request));
+        let ((what, name), began) = (what(request.method(), request.uri().path()), Instant::now());
+        let mut span = self.tracer.begin(name, SpanKind::Client, || attributes(&request));
         span.inject(request.headers_mut());
         let answer = self.transport.send(request, patience).await;
         let result = match &answer {
-            Ok(answer) => status(answer.status().as_u16()),
+            Ok(answer) => {
+                let code = answer.status();
+                span.set(KeyValue::new("http.response.status_code", i64::from(code.as_u16())));
+                if code.is_client_error() || code.is_server_error() {
+                    span.fail(code.as_str().to_owned());
+                }
+                status(code.as_u16())
+            }
             Err(TransportError::NotSent(_)) => "not_sent",
             Err(TransportError::Unknown(_)) => "no_answer",
         };
-        match &answer {
-            Ok(answer) => {
-                let status = answer.status();
-                span.set(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
-                if status.is_client_error() || status.is_server_error() {
-                    span.fail(status.as_str().to_owned());
-                }
-            }
-            Err(_) => span.fail(result),
+        if answer.is_err() {
+            span.fail(result);
         }
         self.metrics.psp_request(what, result, began.elapsed(), Some(span.place()));
         answer
@@ -88,19 +88,6 @@ fn status(status: u16) -> &'static str {
     STATUSES.into_iter().find(|(known, _)| *known == status).map_or(kind, |(_, word)| word)
 }
 
-/// The method and what stands for the path in all such requests.
-fn name(what: &'static str) -> &'static str {
-    match what {
-        "capture" => "POST /transactions/{id}/capture",
-        "void" => "POST /transactions/{id}/void",
-        "refund" => "POST /transactions/{id}/refund",
-        "token" => "POST /accounts/{id}/auth/token",
-        "list" => "GET /transactions",
-        "read" => "GET /transactions/{id}",
-        _ => "HTTP",
-    }
-}
-
 fn attributes(request: &Request<Bytes>) -> Vec<KeyValue> {
     let uri = request.uri();
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
@@ -112,16 +99,17 @@ fn attributes(request: &Request<Bytes>) -> Vec<KeyValue> {
     ]
 }
 
-/// What is asked, by the end of the path.
-fn what(method: &Method, path: &str) -> &'static str {
+/// What is asked, by the end of the path: in a word, and as the method with what
+/// stands for the path in all such requests.
+fn what(method: &Method, path: &str) -> (&'static str, &'static str) {
     let last = path.rsplit('/').next().unwrap_or_default();
     match (method, last) {
-        (&Method::POST, "capture") => "capture",
-        (&Method::POST, "void") => "void",
-        (&Method::POST, "refund") => "refund",
-        (&Method::POST, "token") => "token",
-        (&Method::GET, "transactions") => "list",
-        (&Method::GET, _) => "read",
-        _ => "other",
+        (&Method::POST, "capture") => ("capture", "POST /transactions/{id}/capture"),
+        (&Method::POST, "void") => ("void", "POST /transactions/{id}/void"),
+        (&Method::POST, "refund") => ("refund", "POST /transactions/{id}/refund"),
+        (&Method::POST, "token") => ("token", "POST /accounts/{id}/auth/token"),
+        (&Method::GET, "transactions") => ("list", "GET /transactions"),
+        (&Method::GET, _) => ("read", "GET /transactions/{id}"),
+        _ => ("other", "HTTP"),
     }
 }

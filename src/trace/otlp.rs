@@ -102,17 +102,6 @@ impl Otlp {
         })
     }
 
-    /// Nothing is exported.
-    pub fn off() -> Self {
-        Self {
-            traces: None,
-            metrics: None,
-            sampler: Box::new(opentelemetry_sdk::trace::Sampler::AlwaysOff),
-            waits: Waits { spans_max: 1, batch_max: 1, delay: Duration::ZERO, export_max: Duration::ZERO },
-            resource: Resource::builder_empty().build(),
-        }
-    }
-
     /// Who sends metrics; none where nobody takes them. Has to be called within
     /// a runtime.
     pub fn metric_exporter(&self) -> Result<Option<MetricExporter>, String> {

@@ -46,7 +46,7 @@ fn what_the_caller_sent_is_handed_on_where_nothing_is_traced_and_nothing_else_is
     sent.insert("baggage", "customer=anna".parse().unwrap());
     let _here = Tracer::off().call(&sent, Some("rpc")).attach();
     let mut handed_on = HeaderMap::new();
-    Tracer::off().begin("PSP", SpanKind::Client, Vec::new()).inject(&mut handed_on);
+    Tracer::off().begin("PSP", SpanKind::Client, Vec::new).inject(&mut handed_on);
     assert_eq!(
         handed_on,
         headers(&[("traceparent", sent["traceparent"].to_str().unwrap()), ("tracestate", state),])
@@ -56,7 +56,7 @@ fn what_the_caller_sent_is_handed_on_where_nothing_is_traced_and_nothing_else_is
     long.insert("tracestate", format!("vendor={}", "v".repeat(600)).parse().unwrap());
     let _here = Tracer::off().call(&long, Some("rpc")).attach();
     let mut handed_on = HeaderMap::new();
-    Tracer::off().begin("PSP", SpanKind::Client, Vec::new()).inject(&mut handed_on);
+    Tracer::off().begin("PSP", SpanKind::Client, Vec::new).inject(&mut handed_on);
     assert!(!handed_on.contains_key("tracestate"), "{handed_on:?}");
 }
 
@@ -83,7 +83,7 @@ fn tracer(chosen: &str, size: usize) -> (Tracer, Arc<Queue>) {
 /// to that state.
 fn call(tracer: &Tracer, headers: &HeaderMap, state: &'static str, failed: bool) {
     let _here = tracer.call(headers, Some("rpc")).attach();
-    tracer.begin("below", SpanKind::Client, vec![KeyValue::new(STATE, state)]);
+    tracer.begin("below", SpanKind::Client, || vec![KeyValue::new(STATE, state)]);
     answered(if failed { "UNAVAILABLE" } else { "OK" }, failed);
 }
 
@@ -139,7 +139,7 @@ fn a_call_is_below_its_caller_and_what_is_done_for_an_operation_is_linked_to_it(
     assert!(rpc.parent_span_is_remote);
     assert_eq!(below.parent_span_id, rpc.span_context.span_id());
 
-    drop(tracer.on_behalf("read back", Some(&traced(&rpc.span_context)), Vec::new()));
+    drop(tracer.on_behalf("read back", Some(&traced(&rpc.span_context)), Vec::new));
     let [recovery] = arrived.batch().try_into().unwrap();
     assert_ne!(recovery.span_context.trace_id(), rpc.span_context.trace_id());
     assert_eq!(recovery.parent_span_id, SpanId::INVALID);

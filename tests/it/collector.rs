@@ -146,9 +146,10 @@ fn seen(resource: &Value, span: &Value) -> Seen {
 fn attributes(of: &Value) -> Value {
     let pairs = of["attributes"].as_array().cloned().unwrap_or_default();
     let value = |value: &Value| value.as_object().and_then(|kinds| kinds.values().next()).cloned();
-    pairs
+    let named: serde_json::Map<_, _> = pairs
         .iter()
         .map(|pair| (pair["key"].as_str().unwrap().to_owned(), value(&pair["value"]).unwrap_or_default()))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+        .collect();
+    assert_eq!(named.len(), pairs.len(), "an attribute is said twice: {pairs:?}");
+    named.into()
 }
