@@ -19,6 +19,8 @@
 mod backlog;
 #[path = "../tests/it/place.rs"]
 mod place;
+#[path = "../tests/it/started.rs"]
+mod started;
 #[path = "../tests/it/support.rs"]
 mod support;
 #[path = "../tests/it/sandbox"]

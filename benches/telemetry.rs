@@ -23,6 +23,8 @@
 mod collector;
 #[path = "../tests/it/place.rs"]
 mod place;
+#[path = "../tests/it/started.rs"]
+mod started;
 #[path = "../tests/it/support.rs"]
 mod support;
 #[path = "../tests/it/sandbox"]

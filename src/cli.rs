@@ -3,6 +3,8 @@
 //! programs.
 
 pub mod audit;
+pub mod batch;
+mod boundary;
 pub mod journal;
 pub mod operations;
 mod place;
@@ -16,6 +18,14 @@ pub const EXIT_REFUSED: u8 = 1;
 pub const EXIT_UNAVAILABLE: u8 = 69;
 /// What is needed to ask is missing or wrong: a token, a certificate.
 pub const EXIT_CONFIGURATION: u8 = 78;
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    #[default]
+    Table,
+    Json,
+}
 
 /// Why a command ended badly.
 #[derive(Debug)]
@@ -40,6 +50,13 @@ fn print(text: &str) -> Result<bool, Failed> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failed::new(format!("cannot print: {error}"), EXIT_UNAVAILABLE)),
     }
+}
+
+/// JSON for a terminal: indented, with a newline at its end.
+fn json_text(value: &serde_json::Value) -> Result<String, Failed> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| Failed::new(format!("a defect: {error}"), EXIT_UNAVAILABLE))?;
+    Ok(format!("{text}\n"))
 }
 
 /// Tells people something that is no result.

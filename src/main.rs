@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use payops::{
     app,
     callers::CallersFile,
@@ -66,6 +66,8 @@ enum Command {
     #[command(subcommand)]
     Token(TokenCommand),
     #[command(subcommand)]
+    Batch(cli::batch::Command),
+    #[command(subcommand)]
     Operations(cli::operations::Command),
     #[command(subcommand)]
     Policy(cli::policy::Command),
@@ -80,6 +82,17 @@ enum Command {
     Journal(cli::journal::Command),
     #[command(subcommand)]
     Audit(cli::audit::Command),
+    /// Print what a shell needs to complete this command, such as for a file of `/etc/bash_completion.d`
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command
+    Man {
+        /// Where to write them, such as `/usr/local/share/man/man1`
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -178,6 +191,13 @@ fn run(command: Command) -> Result<(), Failed> {
             payops::callers::Callers::parse(lines)?;
             print(&text)
         }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "payops", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man { folder } => manual(folder.as_deref()),
+        Command::Batch(command) => wait_for(async { cli::batch::run(command).await.map_err(Failed::from) }),
         Command::Operations(command) => {
             wait_for(async { cli::operations::run(command).await.map_err(Failed::from) })
         }
@@ -188,6 +208,16 @@ fn run(command: Command) -> Result<(), Failed> {
 fn rule(remark: &str) -> String {
     let rpcs = Rpc::ALL.map(Rpc::as_str);
     format!("[[caller.allow]]\nrpcs = {rpcs:?}\naccounts = [\"*\"]{remark}\n")
+}
+
+fn manual(folder: Option<&Path>) -> Result<(), Failed> {
+    let unwritable = |error: io::Error| Failed(format!("cannot write the manual: {error}"), EXIT_UNAVAILABLE);
+    if let Some(folder) = folder {
+        return clap_mangen::generate_to(Cli::command(), folder).map_err(unwritable);
+    }
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(unwritable)?;
+    print(&String::from_utf8_lossy(&text))
 }
 
 fn wait_for(work: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {

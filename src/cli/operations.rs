@@ -5,13 +5,12 @@ mod json;
 mod show;
 mod table;
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::cli::boundary::Boundary;
 use crate::cli::operations::client::{Reviews, refused};
 use crate::cli::operations::table::{Cell, Style, Table, age, amount, decision, kind, line, state, utc};
-use crate::cli::{EXIT_UNAVAILABLE, Failed, print, remark};
+use crate::cli::{EXIT_UNAVAILABLE, Failed, Output, json_text, print, remark};
 use crate::clock::{Clock, Timestamp};
 use crate::grpc::pb::{self, resolve_operation_request::Step};
 
@@ -33,40 +32,14 @@ pub enum Command {
     Resolve(Resolve),
 }
 
-/// Which boundary is asked, by whom, and how the answer is printed.
+/// Which boundary is asked, by a person who may review, and how the answer is printed.
 #[derive(Args)]
 pub struct Asking {
-    #[arg(
-        long,
-        value_name = "URL",
-        help = "Where the boundary is (or PAYOPS_ADDRESS) [default: http://127.0.0.1:50051]"
-    )]
-    address: Option<String>,
-    #[arg(
-        long,
-        value_name = "FILE",
-        help = "A file with the token of a person who may review (or the token itself in PAYOPS_TOKEN)"
-    )]
-    token_file: Option<PathBuf>,
-    /// With https: trust these certificates (PEM), and not the system's
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// With https: show this certificate (PEM), beside a token or in place of one
-    #[arg(long, value_name = "FILE", requires = "key_file")]
-    certificate_file: Option<PathBuf>,
-    /// The private key of that certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "certificate_file")]
-    key_file: Option<PathBuf>,
+    #[command(flatten)]
+    boundary: Boundary,
     /// For people, or for programs
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    #[default]
-    Table,
-    Json,
 }
 
 /// Which operation.
@@ -167,7 +140,7 @@ pub async fn run(command: Command) -> Result<(), Failed> {
 }
 
 async fn list(list: List) -> Result<(), Failed> {
-    let mut reviews = Reviews::connect(&list.asking).await?;
+    let mut reviews = Reviews::connect(&list.asking.boundary).await?;
     let now = Clock::system().now();
     let mut request = pb::ListOperationsRequest {
         states: list.state.iter().map(|state| state.wire().into()).collect(),
@@ -194,7 +167,7 @@ async fn list(list: List) -> Result<(), Failed> {
     if list.asking.output == Output::Json {
         let messages = found.iter().map(|record| json::value("OperationRecord", record));
         let operations = messages.collect::<Result<Vec<_>, _>>()?;
-        print(&json::text(&serde_json::json!({ "operations": operations, "more": more }))?)?;
+        print(&json_text(&serde_json::json!({ "operations": operations, "more": more }))?)?;
         return Ok(());
     }
     print(&listed(&found, now))?;
@@ -227,9 +200,9 @@ fn listed(found: &[pb::OperationRecord], now: Timestamp) -> String {
 }
 
 async fn show(id: String, asking: &Asking) -> Result<(), Failed> {
-    let evidence = Reviews::connect(asking).await?.evidence(id).await?;
+    let evidence = Reviews::connect(&asking.boundary).await?.evidence(id).await?;
     let text = match asking.output {
-        Output::Json => json::text(&json::value("GetOperationEvidenceResponse", &evidence)?)?,
+        Output::Json => json_text(&json::value("GetOperationEvidenceResponse", &evidence)?)?,
         Output::Table => show::text(&evidence, Clock::system().now(), Style::now()),
     };
     print(&text)?;
@@ -237,7 +210,7 @@ async fn show(id: String, asking: &Asking) -> Result<(), Failed> {
 }
 
 async fn watch(id: String, asking: &Asking) -> Result<(), Failed> {
-    let mut changes = Reviews::connect(asking).await?.watch(id).await?;
+    let mut changes = Reviews::connect(&asking.boundary).await?.watch(id).await?;
     let mut over = false;
     while let Some(change) = changes.message().await.map_err(|status| refused(&status))? {
         let record = change.record.unwrap_or_default();
@@ -280,9 +253,9 @@ async fn resolve(resolve: Resolve) -> Result<(), Failed> {
     let confirms = matches!(step, Step::ProposalId(_));
     let request =
         pb::ResolveOperationRequest { operation_id: id.clone(), step: Some(step), reason, override_evidence };
-    let done = Reviews::connect(&asking).await?.resolve(request).await?;
+    let done = Reviews::connect(&asking.boundary).await?.resolve(request).await?;
     if asking.output == Output::Json {
-        print(&json::text(&json::value("ResolveOperationResponse", &done)?)?)?;
+        print(&json_text(&json::value("ResolveOperationResponse", &done)?)?)?;
         return Ok(());
     }
     let record = done.record.unwrap_or_default();

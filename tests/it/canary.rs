@@ -19,7 +19,7 @@ use crate::place::Place;
 use crate::sandbox::webhooks::sign;
 use crate::sandbox::world::World;
 use crate::support::{ALLOW_ALL, Caller, Refused, eventually, free_address, line};
-use crate::{database, place};
+use crate::{database, metrics, place};
 
 const CLIENT_ID: &str = "canary-client-id-6b1f";
 const CLIENT_SECRET: &str = "canary-client-secret-93ac";
@@ -250,8 +250,7 @@ async fn no_secret_and_nothing_personal_is_ever_told() {
         let mut life = command.stdout(stdout).stderr(log).spawn().unwrap();
         eventually("the boundary serves", async || place.health().await == Some(1)).await;
         let errors = everything(&place, webhook).await;
-        let scraped = place.world.client.get(format!("http://{scrape}/metrics")).send().await.unwrap();
-        let scraped = scraped.text().await.unwrap();
+        let scraped = metrics::scrape(&place.world, scrape).await;
         let rows = database.map(|database| rows(database::name(database)));
         place::signal(&life, rustix::process::Signal::TERM);
         assert_eq!(place::ended(&mut life).await.code(), Some(0));

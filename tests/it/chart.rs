@@ -13,13 +13,12 @@ const CALLERS: &str = "callers.toml=[[caller]]";
 /// Value sets: a name, and what is set.
 const SETS: [(&str, &[&str]); 14] = [
     ("sandbox", &["sandbox.enabled=true"]),
-    ("embedded", EMBEDDED),
-    ("embedded, first installation", &[EMBEDDED[0], EMBEDDED[1], "journal.new=true"]),
+    ("embedded", &[ACCOUNT]),
+    ("embedded, first installation", &[ACCOUNT, "journal.new=true"]),
     (
         "embedded, everything by secrets",
         &[
-            EMBEDDED[0],
-            EMBEDDED[1],
+            ACCOUNT,
             "tls.existingSecret=tls",
             "tls.clientCaSecret=clients",
             "tls.clientCertificateRequired=true",
@@ -29,38 +28,26 @@ const SETS: [(&str, &[&str]); 14] = [
             "journal.volume.storageClass=fast",
         ],
     ),
-    ("postgres", POSTGRES),
+    ("postgres", &[POSTGRES, DATABASE, ACCOUNT]),
     (
         "postgres, migrated by its owner",
         &[
-            POSTGRES[0],
-            POSTGRES[1],
-            POSTGRES[2],
-            POSTGRES[3],
+            POSTGRES,
+            DATABASE,
+            ACCOUNT,
             "postgres.caSecret=ca",
             "postgres.migration.url=postgres://owner@db.example/payops",
             "postgres.migration.existingSecret=owner",
         ],
     ),
-    (
-        "postgres, scaled",
-        &[
-            POSTGRES[0],
-            POSTGRES[1],
-            POSTGRES[2],
-            POSTGRES[3],
-            "autoscaling.enabled=true",
-            "autoscaling.max=9",
-        ],
-    ),
-    ("postgres with a sandbox", &[POSTGRES[2], POSTGRES[3], "shape=postgres", "sandbox.enabled=true"]),
-    ("istio", &[EMBEDDED[0], EMBEDDED[1], "mesh=istio"]),
-    ("linkerd", &[EMBEDDED[0], EMBEDDED[1], "mesh=linkerd"]),
+    ("postgres, scaled", &[POSTGRES, DATABASE, ACCOUNT, "autoscaling.enabled=true", "autoscaling.max=9"]),
+    ("postgres with a sandbox", &[POSTGRES, DATABASE, "sandbox.enabled=true"]),
+    ("istio", &[ACCOUNT, "mesh=istio"]),
+    ("linkerd", &[ACCOUNT, "mesh=linkerd"]),
     (
         "certificates",
         &[
-            EMBEDDED[0],
-            EMBEDDED[1],
+            ACCOUNT,
             "tls.certManager.enabled=true",
             "tls.certManager.issuerRef.kind=ClusterIssuer",
             "tls.certManager.issuerRef.name=internal",
@@ -69,8 +56,7 @@ const SETS: [(&str, &[&str]); 14] = [
     (
         "external secrets",
         &[
-            EMBEDDED[0],
-            EMBEDDED[1],
+            ACCOUNT,
             "externalSecrets.storeRef.kind=ClusterSecretStore",
             "externalSecrets.storeRef.name=vault",
             "externalSecrets.secrets[0].name=dintero",
@@ -81,8 +67,7 @@ const SETS: [(&str, &[&str]); 14] = [
     (
         "watched",
         &[
-            EMBEDDED[0],
-            EMBEDDED[1],
+            ACCOUNT,
             "metrics.serviceMonitor=true",
             "metrics.prometheusRule=true",
             "metrics.dashboards=true",
@@ -93,8 +78,7 @@ const SETS: [(&str, &[&str]); 14] = [
     (
         "placed and slow",
         &[
-            EMBEDDED[0],
-            EMBEDDED[1],
+            ACCOUNT,
             "timeouts.psp=60",
             "nodeSelector.disk=fast",
             "podLabels.team=payments",
@@ -104,13 +88,9 @@ const SETS: [(&str, &[&str]); 14] = [
     ),
 ];
 
-const EMBEDDED: &[&str] = &["accounts[0].id=T12345678", "accounts[0].existingSecret=dintero"];
-const POSTGRES: &[&str] = &[
-    "shape=postgres",
-    "accounts[0].id=T12345678,accounts[0].existingSecret=dintero",
-    "postgres.url=postgres://payops@db.example/payops",
-    "postgres.existingSecret=database",
-];
+const ACCOUNT: &str = "accounts[0].id=T12345678,accounts[0].existingSecret=dintero";
+const DATABASE: &str = "postgres.url=postgres://payops@db.example/payops,postgres.existingSecret=database";
+const POSTGRES: &str = "shape=postgres";
 
 fn chart() -> String {
     format!("{}/helm/payops", env!("CARGO_MANIFEST_DIR"))
@@ -338,7 +318,7 @@ fn probes_ask_for_different_things_without_tls() {
 #[test]
 fn pods_are_made_anew_only_for_what_is_not_followed() {
     let sum = |more: &[&str]| {
-        let all = rendered(&[EMBEDDED, more].concat());
+        let all = rendered(&[&[ACCOUNT], more].concat());
         pod(&all)["metadata"]["annotations"]["checksum/config"].as_str().unwrap().to_owned()
     };
     assert_eq!(sum(&[]), sum(&["log.level=debug"]));
@@ -381,17 +361,14 @@ fn only_what_is_needed_is_reached() {
 fn what_would_be_unsafe_or_cannot_work_is_refused_with_its_remedy() {
     for (values, why) in [
         (&[][..], "accounts: is empty"),
-        (&["sandbox.enabled=true", EMBEDDED[0], EMBEDDED[1]], "accounts: a simulated Dintero"),
+        (&["sandbox.enabled=true", ACCOUNT], "accounts: a simulated Dintero"),
         (&["sandbox.enabled=true", "shape=postgres"], "postgres.url: is missing"),
-        (
-            &["sandbox.enabled=true", "shape=postgres", POSTGRES[2], "replicas=1"],
-            "replicas: one replica is down",
-        ),
+        (&["sandbox.enabled=true", POSTGRES, DATABASE, "replicas=1"], "replicas: one replica is down"),
         (
             &["sandbox.enabled=true", "autoscaling.enabled=true"],
             "autoscaling.enabled: an embedded journal has one owner",
         ),
-        (&["sandbox.enabled=true", POSTGRES[2]], "postgres.url: shape is embedded"),
+        (&["sandbox.enabled=true", DATABASE], "postgres.url: shape is embedded"),
         (&["sandbox.enabled=true", "webhook.enabled=true"], "webhook.existingSecret: is missing"),
         (
             &["sandbox.enabled=true", "tls.certManager.enabled=true"],
@@ -405,7 +382,7 @@ fn what_would_be_unsafe_or_cannot_work_is_refused_with_its_remedy() {
         (&["sandbox.enabled=true", "mesh=consul"], "mesh"),
         (&["sandbox.enabled=true", "timeouts.psp=0"], "psp"),
         (&["sandbox.enabled=true", "journal.new=perhaps"], "new"),
-        (&["accounts[0].id=12345678", EMBEDDED[1]], "id"),
+        (&["accounts[0].id=12345678", "accounts[0].existingSecret=dintero"], "id"),
         (&["shape=postgres", "postgres.url=postgres://payops:secret@db/payops"], "url"),
     ] {
         let (well, told) = helm(&["template", "pay", &chart()], values);

@@ -1,17 +1,15 @@
 //! A real OpenTelemetry Collector: OTLP in, lines of JSON in a file out.
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, process::Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::{Child, Command};
 
 use crate::support::{eventually, free_address};
 
 pub struct Collector {
-    child: Child,
+    _child: Child,
     folder: TempDir,
     /// `host:port` for gRPC.
     pub grpc: String,
@@ -40,13 +38,6 @@ pub const INTERNAL: u64 = 1;
 pub const SERVER: u64 = 2;
 pub const CLIENT: u64 = 3;
 
-impl Drop for Collector {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
 impl Collector {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -68,9 +59,10 @@ impl Collector {
             .arg(format!("--config=file:{}", path.display()))
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.path().join("log")).unwrap())
+            .kill_on_drop(true)
             .spawn()
             .expect("the collector is there: tests/run builds it");
-        let collector = Self { child, folder, grpc, http };
+        let collector = Self { _child: child, folder, grpc, http };
         eventually("the collector listens", async || {
             tokio::net::TcpStream::connect(&collector.grpc).await.is_ok()
                 && tokio::net::TcpStream::connect(&collector.http).await.is_ok()

@@ -6,5 +6,5 @@ mod certificates;
 mod docs;
 pub mod issuer;
 pub mod pki;
-mod tls;
+pub mod tls;
 mod tokens;

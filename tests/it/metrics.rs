@@ -3,13 +3,17 @@
 use payops::grpc::pb::OperationState;
 
 use crate::database::shared;
-use crate::sandbox::world::AMOUNT;
+use crate::sandbox::world::{AMOUNT, World};
 use crate::support::{TestApp, eventually, free_address};
 
 /// What a scrape of the boundary finds.
 pub async fn scraped(app: &TestApp) -> String {
-    let url = format!("http://{}/metrics", app.config.metrics.listen.unwrap());
-    let answer = app.world.client.get(url).send().await.unwrap();
+    scrape(&app.world, app.config.metrics.listen.unwrap()).await
+}
+
+/// What is shown at that address.
+pub async fn scrape(world: &World, address: std::net::SocketAddr) -> String {
+    let answer = world.client.get(format!("http://{address}/metrics")).send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4");
     answer.text().await.unwrap()
 }

@@ -1,72 +1,12 @@
 //! The README is true: its commands run, its links lead somewhere, its errors are those of the code. And the guide's own
 //! bodies give what the guide says, with the real grpcurl.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
-};
+use std::{collections::BTreeSet, fs, io::BufRead as _, path::Path, process::Command};
 
 use crate::console::run_console_blocks;
-use crate::support::free_address;
+use crate::started::{Started, path_with_tools};
 
 const README: &str = include_str!("../../README.md");
-
-/// The program as the README starts it, but on ports of its own.
-#[derive(Debug)]
-pub struct Started {
-    child: Child,
-    /// What it prints, from the second line on.
-    printed: BufReader<ChildStdout>,
-    pub boundary: SocketAddr,
-    simulator: SocketAddr,
-}
-
-impl Started {
-    pub fn by(arguments: &str) -> Self {
-        let (boundary, simulator) = (free_address(), free_address());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_payops"))
-            .args(arguments.split_whitespace())
-            .args(["--listen", &boundary.to_string(), "--sandbox-listen", &simulator.to_string()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut printed = BufReader::new(child.stdout.take().unwrap());
-        // What it prints once it listens.
-        let mut line = String::new();
-        printed.read_line(&mut line).unwrap();
-        let started = Self { child, printed, boundary, simulator };
-        assert!(line.contains(&boundary.to_string()), "{line}");
-        started
-    }
-
-    /// The document with the addresses of this process.
-    pub fn adapt(&self, markdown: &str) -> String {
-        markdown
-            .replace("127.0.0.1:50051", &self.boundary.to_string())
-            .replace("127.0.0.1:50052", &self.simulator.to_string())
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The path, with the folder of the program and the one in which `tests/run` keeps its tools before it.
-pub fn path_with_tools() -> String {
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("tools/bin");
-    let program = Path::new(env!("CARGO_BIN_EXE_payops")).parent().unwrap();
-    let others = std::env::var("PATH").unwrap_or_default();
-    format!("{}:{}:{others}", program.display(), tools.display())
-}
 
 /// A newcomer pastes the commands of the README, from top to bottom, and sees what it shows.
 #[test]
@@ -115,8 +55,15 @@ fn every_link_leads_to_a_file() {
         "CHANGELOG.md",
         "docs/contributing.md",
         "docs/audit.md",
+        "docs/batch.md",
+        "docs/clients/README.md",
+        "docs/clients/go/README.md",
+        "docs/clients/java/README.md",
+        "docs/clients/python/README.md",
+        "docs/clients/typescript/README.md",
         "docs/identity.md",
         "docs/observability.md",
+        "docs/operations.md",
         "docs/policy.md",
         "docs/sandbox.md",
         "docs/runbook.md",

@@ -14,40 +14,19 @@ use payops::{
 };
 use serde_json::json;
 use tokio::task::JoinSet;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::database::shared;
 use crate::place::{self, Place};
+use crate::published::Retries;
 use crate::sandbox::world::World;
 use crate::support::{Caller, capture};
 
 const REPLICAS: usize = 3;
 const CALLERS: usize = 6;
 const ROUNDS: usize = 10;
-/// What clients of gRPC are told to do: so many attempts, each elsewhere and under the same key.
-const ATTEMPTS: usize = 5;
 /// Far below `server.drain_timeout`: nothing is waited for but what is under way.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-
-/// Whether a client of gRPC repeats the call by itself: UNAVAILABLE, and what provably never left, which tonic, unlike
-/// others, leaves to its user.
-fn is_repeated(status: &Status) -> bool {
-    let never_sent = || format!("{status:?}").contains("hyper::Error(Canceled");
-    status.code() == Code::Unavailable || never_sent()
-}
-
-async fn captured(replicas: &[Caller], first: usize, key: &str, card: &str) -> Result<usize, String> {
-    let mut pause = Duration::from_millis(50);
-    for attempt in 0..ATTEMPTS {
-        match replicas[(first + attempt) % replicas.len()].capture_with(key, capture(card, 1)).await {
-            Ok(_) => return Ok(attempt),
-            Err(refused) if is_repeated(&refused.status) => tokio::time::sleep(pause).await,
-            Err(refused) => return Err(format!("{:?}", refused.status)),
-        }
-        pause *= 2;
-    }
-    Err("no replica took it".to_owned())
-}
 
 /// Captures until told to stop; says how often, how often it had to repeat, and what failed.
 async fn call(
@@ -56,11 +35,13 @@ async fn call(
     card: String,
     stop: Arc<AtomicBool>,
 ) -> (String, usize, usize, Vec<String>) {
+    let retries = Retries::published();
     let (mut done, mut repeated, mut failed) = (0, 0, Vec::new());
     while !stop.load(SeqCst) {
-        match captured(&replicas, nth + done, &format!("rolling-{nth}-{done}"), &card).await {
-            Ok(attempts) => repeated += usize::from(attempts > 0),
-            Err(why) => failed.push(why),
+        let key = format!("rolling-{nth}-{done}");
+        match retries.capture(&replicas, nth + done, &key, &capture(&card, 1)).await {
+            Ok((_, repeats)) => repeated += usize::from(repeats > 0),
+            Err(why) => failed.push(format!("{why:?}")),
         }
         done += 1;
     }

@@ -9,7 +9,7 @@ use payops::grpc::pb::{
 use tonic::transport::Channel;
 
 use crate::console::run_console_blocks;
-use crate::readme::{Started, path_with_tools};
+use crate::started::{Started, path_with_tools};
 use crate::support::eventually;
 
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");

@@ -6,7 +6,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use payops::grpc::pb::OperationState::{Declined, Succeeded};
@@ -36,16 +36,9 @@ fn promtool(arguments: &[&str]) {
 
 /// A Prometheus that scrapes one boundary, with our rules.
 struct Prometheus {
-    child: Child,
+    _child: tokio::process::Child,
     base: String,
     _folder: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 impl Prometheus {
@@ -61,16 +54,17 @@ impl Prometheus {
         let file = folder.path().join("prometheus.yml");
         fs::write(&file, config).unwrap();
         let address = free_address();
-        let child = Command::new("prometheus")
+        let child = tokio::process::Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
             .arg("--enable-feature=exemplar-storage")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .kill_on_drop(true)
             .spawn()
             .expect("prometheus is there: tests/run installs it");
-        Self { child, base: format!("http://{address}/api/v1"), _folder: folder }
+        Self { _child: child, base: format!("http://{address}/api/v1"), _folder: folder }
     }
 
     /// The series that a query finds, or what is wrong with it.

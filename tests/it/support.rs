@@ -15,6 +15,7 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::sandbox::world::World;
+pub use crate::started::free_address;
 
 /// How long a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -377,9 +378,4 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 pub fn read_on_request_only(config: &mut Config) {
     config.read_back.schedule = vec![Duration::from_mins(5)];
     config.read_back.then_every = Duration::from_mins(5);
-}
-
-/// An address at which nobody listens now.
-pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -107,6 +107,7 @@ const TOP: &[&str] = &[
     "CHANGELOG.md",
     "Cargo.lock",
     "Cargo.toml",
+    "Dockerfile",
     "LICENSE",
     "README.md",
     "benches",

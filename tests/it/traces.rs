@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, process::Command};
 
 use crate::collector::{CLIENT, Collector, INTERNAL, SERVER, Seen};
+use crate::metrics;
 use crate::pictures;
 use crate::place::{self, Place};
 use crate::support::{capture, eventually};
@@ -267,11 +268,10 @@ async fn a_collector_that_is_down_hangs_or_refuses_costs_the_spans_and_nothing_e
             orders.capture_with(&format!("k{round}"), capture(&card, AMOUNT)).await.unwrap();
         }
         eventually(&format!("{what} over {protocol}: what is lost is counted"), async || {
-            let shown = place.world.client.get(format!("http://{scrape}/metrics")).send().await.unwrap();
-            let shown = shown.text().await.unwrap();
+            let shown = metrics::scrape(&place.world, scrape).await;
             let count = |result: &str| {
                 let series = format!("payops_telemetry_spans_total{{result=\"{result}\"}}");
-                crate::metrics::value(&shown, &series).map_or(0, |value| value.parse::<u64>().unwrap())
+                metrics::value(&shown, &series).map_or(0, |value| value.parse::<u64>().unwrap())
             };
             // Those that wait are the rest.
             let lost = count("dropped") + count("failed");

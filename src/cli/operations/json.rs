@@ -20,13 +20,6 @@ pub(super) fn value(name: &str, message: &impl Message) -> Result<Value, Failed>
     Ok(object(&message))
 }
 
-/// For a terminal: indented, with a newline at its end.
-pub(super) fn text(value: &Value) -> Result<String, Failed> {
-    let text = serde_json::to_string_pretty(value);
-    let text = text.map_err(|error| Failed::new(format!("a defect: {error}"), EXIT_UNAVAILABLE))?;
-    Ok(format!("{text}\n"))
-}
-
 fn object(message: &DynamicMessage) -> Value {
     if message.descriptor().full_name() == "google.protobuf.Timestamp" {
         return time(message);

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -18,17 +18,10 @@ const TOKEN: &str = "token-of-the-tests";
 
 /// etcd and kube-apiserver, without a node.
 struct Cluster {
-    child: Child,
+    child: tokio::process::Child,
     folder: tempfile::TempDir,
     base: String,
     client: reqwest::Client,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 impl Cluster {
@@ -40,7 +33,7 @@ impl Cluster {
         fs::write(path("accounts.pub"), key.public_key_pem()).unwrap();
         fs::write(path("tokens"), format!("{TOKEN},tests,1,system:masters\n")).unwrap();
         let (etcd, peer, server) = (free_address(), free_address(), free_address());
-        let child = Command::new("payops-test-cluster")
+        let child = tokio::process::Command::new("payops-test-cluster")
             .env("ETCD_FOLDER", path("etcd"))
             .env("ETCD_ADDRESS", etcd.to_string())
             .env("ETCD_PEER_ADDRESS", peer.to_string())
@@ -56,6 +49,7 @@ impl Cluster {
             .arg("--enable-admission-plugins=PodSecurity")
             .stdout(Stdio::null())
             .stderr(fs::File::create(path("log")).unwrap())
+            .kill_on_drop(true)
             .spawn()
             .expect("the cluster is there: tests/run builds it");
         // It makes its certificate itself, at its start.

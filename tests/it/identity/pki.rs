@@ -132,6 +132,10 @@ impl<'a> Client<'a> {
 
     /// A handshake, by hand. In TLS 1.3 what the server says to the client's certificate comes with the first read.
     pub async fn shake(&self, app: &TestApp) -> std::io::Result<TlsStream<TcpStream>> {
+        self.shake_at(app.address).await
+    }
+
+    pub async fn shake_at(&self, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.trusts.pem().as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -147,7 +151,7 @@ impl<'a> Client<'a> {
             }
         };
         config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(app.address).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
     }
 

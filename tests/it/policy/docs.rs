@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use payops::callers::Callers;
 
 use crate::console::run_console_blocks;
-use crate::readme::path_with_tools;
+use crate::started::path_with_tools;
 
 const PAGE: &str = include_str!("../../../docs/policy.md");
 
