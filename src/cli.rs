@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod batch;
 mod boundary;
+pub mod doctor;
 pub mod journal;
 pub mod operations;
 mod place;

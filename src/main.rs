@@ -82,6 +82,7 @@ enum Command {
     Journal(cli::journal::Command),
     #[command(subcommand)]
     Audit(cli::audit::Command),
+    Doctor(cli::doctor::Options),
     /// Print what a shell needs to complete this command, such as for a file of `/etc/bash_completion.d`
     Completions {
         /// For which shell
@@ -196,6 +197,7 @@ fn run(command: Command) -> Result<(), Failed> {
             clap_complete::generate(shell, &mut Cli::command(), "payops", &mut text);
             print(&String::from_utf8_lossy(&text))
         }
+        Command::Doctor(options) => wait_for(async { cli::doctor::run(options).await.map_err(Failed::from) }),
         Command::Man { folder } => manual(folder.as_deref()),
         Command::Batch(command) => wait_for(async { cli::batch::run(command).await.map_err(Failed::from) }),
         Command::Operations(command) => {

@@ -21,6 +21,11 @@ const KEY_SHOWN: usize = 32;
 
 /// Look into operations of all callers, and end reviews
 #[derive(Subcommand)]
+#[command(after_help = "\
+Examples:
+  payops operations list --state in-doubt --state in-review
+  payops operations list --transaction T12345678.demoCard00000000000001 --output json
+  payops operations resolve ID --decision succeeded --reason 'it is in the settlement report'")]
 pub enum Command {
     /// List operations of all callers, the youngest first
     List(List),

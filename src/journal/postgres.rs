@@ -112,6 +112,13 @@ pub async fn migrate(postgres: &Connection) -> Result<usize, Error> {
     migrate::migrate(&connected).await
 }
 
+/// Whether the database could be opened as it is. Changes nothing.
+pub async fn examine(postgres: &Connection) -> Result<(), Error> {
+    let connected = Connector::new(postgres)?.connect(Purpose::Write, None).await?;
+    migrate::verify(&connected).await?;
+    opening::require_standby(&opening::status(&connected).await?, postgres)
+}
+
 impl Postgres {
     /// Opens the journal. Gives the clock that dates it, too.
     pub async fn open(settings: &Settings) -> Result<(Self, Clock), Error> {

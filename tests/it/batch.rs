@@ -276,3 +276,40 @@ async fn completions_and_manual_pages_know_every_command() {
     assert!(page.contains("running") || page.contains("repeats nothing"), "{page}");
     assert!(text(&crate::place::run(&["man"]).await.stdout).contains(".TH payops 1"));
 }
+
+/// On a terminal of either width there is one bar, never wider than that; without one there are plain lines.
+#[tokio::test]
+async fn a_terminal_of_80_or_200_columns_gets_a_bar_that_fits() {
+    let bench = Bench::start().await;
+    let card = bench.place.world.card().await;
+    for columns in [80, 200] {
+        let rows = (0..20).fold(HEADINGS.to_owned(), |mut rows, nth| {
+            _ = writeln!(rows, "capture,order-{columns}-{nth},{card},1,");
+            rows
+        });
+        let file = bench.file("orders.csv", &rows);
+        let script = format!("stty cols {columns} rows 24; {PAYOPS} batch run {}", file.display());
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &script, "/dev/null"]);
+        command.env("TERM", "xterm").stdin(std::process::Stdio::null());
+        command.env("PAYOPS_ADDRESS", format!("http://{}", bench.place.address)).env("PAYOPS_TOKEN", TOKEN);
+        let done = command.output().await.unwrap();
+        let printed = text(&done.stdout);
+        assert!(done.status.success(), "{printed}");
+        assert!(printed.contains("/20  ") && printed.contains('█'), "{printed}");
+        let bar = printed.split(['\n', '\r']).filter(|line| line.contains("/20"));
+        let bar = bar.map(|line| visible(line).chars().count()).max().unwrap();
+        assert!(bar <= columns && bar > columns - 5, "{bar} of {columns}: {printed}");
+        assert!(printed.contains("SUCCEEDED"), "{printed}");
+    }
+}
+
+/// A line without what moves the cursor or colours.
+fn visible(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    let after = |part: &str| {
+        part.split_once(|letter: char| letter.is_ascii_alphabetic()).map_or("", |(_, rest)| rest).to_owned()
+    };
+    parts.fold(first, |line, part| line + &after(part))
+}

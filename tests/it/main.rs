@@ -27,6 +27,7 @@ mod connections;
 mod console;
 mod database;
 mod contract;
+mod doctor;
 mod doubt;
 mod egress;
 mod exactly_once;

@@ -79,6 +79,24 @@ fn every_link_leads_to_a_file() {
     }
 }
 
+/// The calls that the README shows are those of the examples, which tests/clients runs.
+#[test]
+fn the_calls_of_the_readme_are_those_of_the_examples() {
+    let examples = [
+        ("go", include_str!("../../docs/clients/go/cmd/example/main.go")),
+        ("java", include_str!("../../docs/clients/java/src/main/java/com/example/shop/Example.java")),
+        ("python", include_str!("../../docs/clients/python/example.py")),
+        ("ts", include_str!("../../docs/clients/typescript/src/example.ts")),
+    ];
+    for (language, example) in examples {
+        let shown = README.split_once(&format!("```{language}\n")).unwrap().1.split_once("```").unwrap().0;
+        let lines: Vec<_> = example.lines().map(str::trim).collect();
+        for line in shown.lines() {
+            assert!(lines.contains(&line.trim()), "{language}: {line}");
+        }
+    }
+}
+
 /// The README's table of errors has every reason that the code can give, and no other.
 #[test]
 fn the_readmes_errors_are_those_of_the_code() {

@@ -90,7 +90,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("trace", &["payment"]),
     // A client of the contract, like any other.
-    ("cli", &["callers", "clock", "config", "grpc", "journal", "payment", "policy"]),
+    ("cli", &["callers", "clock", "config", "grpc", "journal", "listener", "payment", "policy", "psp"]),
     ("config", &["payment"]),
     ("payment", &[]),
     ("clock", &[]),

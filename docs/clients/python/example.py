@@ -28,7 +28,7 @@ def main(transaction: str, amount: int) -> None:
     # Made once for this intention, and kept with it (in your database, before the call): every retry repeats it.
     key = str(uuid.uuid4())
     payops = PaymentOperationsServiceStub(channel())
-    metadata = [("idempotency-key", key)]
+    metadata = (("idempotency-key", key),)
     request = pb.CaptureRequest(transaction_id=transaction, amount=amount)
     try:
         answer = payops.Capture(request, metadata=metadata, timeout=30, credentials=token(), wait_for_ready=True)

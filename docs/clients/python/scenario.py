@@ -50,7 +50,7 @@ class Runner:
             "credentials": token("READER_TOKEN" if options.get("by") == "reader" else "TOKEN"),
             "wait_for_ready": True,
         }
-        money = {"metadata": [("idempotency-key", key)], **common}
+        money = {"metadata": (("idempotency-key", key),), **common}
         transaction = self.transactions.get(arguments[0]) if arguments else None
         amount = int(arguments[1]) if len(arguments) > 1 else 0
         later = {"async": "async" in options}

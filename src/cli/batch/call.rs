@@ -106,7 +106,7 @@ impl End {
         }
     }
 
-    /// Takes down what was said; whether that is the self.
+    /// Takes down what was said; whether that is the end.
     fn note(&mut self, status: &Status, next: Next) -> bool {
         let details = status.get_error_details();
         let info = details.error_info();
@@ -115,17 +115,12 @@ impl End {
         if let Some(id) = status.metadata().get("operation-id").and_then(|id| id.to_str().ok()) {
             id.clone_into(&mut self.operation_id);
         }
-        match next {
-            Next::End(outcome) => {
-                self.outcome = outcome;
-                true
-            }
-            Next::Again(outcome) => {
-                // What may have happened does not become undone because the next call was not let in.
-                self.outcome = if self.outcome == Outcome::Unknown { Outcome::Unknown } else { outcome };
-                false
-            }
+        let (Next::End(outcome) | Next::Again(outcome)) = next;
+        // What may have happened does not become undone because the next call was not let in.
+        if outcome.is_definite() || outcome == Outcome::InReview || self.outcome == Outcome::NotTried {
+            self.outcome = outcome;
         }
+        matches!(next, Next::End(_))
     }
 }
 
@@ -248,13 +243,14 @@ fn judged(status: &Status) -> Next {
             Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
-            | Code::PermissionDenied
             | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::Unauthenticated,
+            | Code::OutOfRange,
             _,
         ) => Next::End(Outcome::Refused),
+        // Not let in: that says nothing of what an earlier run may have done.
+        (Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented, _) => {
+            Next::End(Outcome::NotTried)
+        }
         // Nothing was sent.
         (Code::Unavailable | Code::ResourceExhausted | Code::Aborted, "TRANSACTION_BUSY")
         | (Code::ResourceExhausted, _) => Next::Again(Outcome::NotTried),
@@ -267,4 +263,69 @@ fn judged(status: &Status) -> Next {
 fn pushback(status: &Status) -> Option<Duration> {
     let asked = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_millis(asked))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn refused(code: Code, reason: &str) -> Status {
+        let details = ErrorDetails::with_error_info(reason, "payops", HashMap::<String, String>::new());
+        Status::with_error_details(code, "why", details)
+    }
+
+    /// What a row is after these answers, and whether it was over with the last one.
+    fn after(answers: &[(Code, &str)]) -> (Outcome, bool) {
+        let mut end = End::not_tried("");
+        let mut over = false;
+        for (code, reason) in answers {
+            let status = refused(*code, reason);
+            over = end.note(&status, judged(&status));
+        }
+        (end.outcome, over)
+    }
+
+    #[test]
+    fn an_answer_is_an_end_only_where_it_is_definite() {
+        use Outcome::{InReview, NotTried, Refused, Unknown};
+        for (code, reason, outcome, over) in [
+            (Code::FailedPrecondition, "DECLINED", Refused, true),
+            (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", Refused, true),
+            (Code::NotFound, "TRANSACTION_NOT_FOUND", Refused, true),
+            (Code::FailedPrecondition, "IDEMPOTENCY_KEY_EXPIRED", Unknown, true),
+            (Code::Aborted, "IN_REVIEW", InReview, true),
+            (Code::PermissionDenied, "DAILY_LIMIT", NotTried, true),
+            (Code::Unauthenticated, "CREDENTIALS_EXPIRED", NotTried, true),
+            (Code::Aborted, "OUTCOME_UNKNOWN", Unknown, false),
+            (Code::Aborted, "OPERATION_IN_PROGRESS", Unknown, false),
+            (Code::Aborted, "TRANSACTION_BUSY", NotTried, false),
+            (Code::ResourceExhausted, "OVERLOADED", NotTried, false),
+            (Code::Unavailable, "DRAINING", NotTried, false),
+            // A connection that broke: nobody knows what arrived.
+            (Code::Unavailable, "", Unknown, false),
+            (Code::Unknown, "", Unknown, false),
+            (Code::DeadlineExceeded, "", Unknown, false),
+            (Code::Internal, "PSP_CREDENTIALS_REJECTED", Unknown, false),
+        ] {
+            assert_eq!(after(&[(code, reason)]), (outcome, over), "{code:?} {reason}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_happened_stays_so_until_something_definite_is_said() {
+        let unknown = (Code::Aborted, "OUTCOME_UNKNOWN");
+        for later in [
+            (Code::Unavailable, "DRAINING"),
+            (Code::ResourceExhausted, "CALLER_RATE_LIMIT"),
+            (Code::PermissionDenied, "RPC_NOT_ALLOWED"),
+            (Code::Unauthenticated, "CREDENTIALS_EXPIRED"),
+        ] {
+            assert_eq!(after(&[unknown, later]).0, Outcome::Unknown, "{later:?}");
+        }
+        assert_eq!(after(&[unknown, (Code::FailedPrecondition, "DECLINED")]), (Outcome::Refused, true));
+    }
 }

@@ -79,7 +79,7 @@ impl Progress {
     pub(super) fn finish(&self) {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.shown {
-            Shown::Bar(bar) => bar.finish(),
+            Shown::Bar(bar) => bar.finish_and_clear(),
             Shown::Lines => remark(&counts.line()),
         }
     }
