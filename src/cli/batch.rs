@@ -139,7 +139,8 @@ async fn settle_all(rows: &[Row], caller: &Caller, concurrency: u32, progress: &
         let (caller, pace, progress) = (caller.clone(), Arc::clone(&pace), progress.clone());
         tasks.spawn(settle_group(rows, caller, pace, progress));
     }
-    let mut ends = vec![End::not_tried("the run was stopped"); rows.len()];
+    let lost = End { outcome: Outcome::Unknown, ..End::not_tried("a defect: its end was not noted") };
+    let mut ends = vec![lost; rows.len()];
     while let Some(group) = tasks.join_next().await {
         for (nth, end) in group.unwrap_or_default() {
             if let Some(place) = ends.get_mut(nth) {

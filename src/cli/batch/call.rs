@@ -193,20 +193,21 @@ impl Caller {
 
     async fn call(&self, row: &Row) -> Result<Response<pb::Operation>, Status> {
         let mut client = PaymentOperationsServiceClient::new(self.channel.clone());
-        let key = row.key();
+        let (key, validate_only) = (row.key(), self.validate_only);
+        // What ends later is asked for again, and keeps no other row from its call meanwhile.
         match row.call.clone() {
             Call::Capture(message) => {
-                let message = pb::CaptureRequest { validate_only: self.validate_only, ..message };
+                let message = pb::CaptureRequest { validate_only, r#async: true, ..message };
                 let answer = client.capture(self.keyed(message, &key)?).await?;
                 Ok(answer.map(|answer| answer.operation.unwrap_or_default()))
             }
             Call::Void(message) => {
-                let message = pb::VoidRequest { validate_only: self.validate_only, ..message };
+                let message = pb::VoidRequest { validate_only, r#async: true, ..message };
                 let answer = client.void(self.keyed(message, &key)?).await?;
                 Ok(answer.map(|answer| answer.operation.unwrap_or_default()))
             }
             Call::Refund(message) => {
-                let message = pb::RefundRequest { validate_only: self.validate_only, ..message };
+                let message = pb::RefundRequest { validate_only, r#async: true, ..message };
                 let answer = client.refund(self.keyed(message, &key)?).await?;
                 Ok(answer.map(|answer| answer.operation.unwrap_or_default()))
             }
