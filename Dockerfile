@@ -3,7 +3,7 @@
 #
 #   docker build --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" --tag payops .
 #
-# The same commit and the same base give the same image; tests/image/run builds it twice and compares.
+# The same commit and the same base give the same image; `cargo test --test image` builds it twice and compares.
 
 # Any Debian with this Rust, a C compiler and ca-certificates. Pin it by its digest where you build for production.
 ARG RUST=docker.io/library/rust:1.95-bookworm

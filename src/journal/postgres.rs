@@ -115,8 +115,7 @@ pub async fn migrate(postgres: &Connection) -> Result<usize, Error> {
 /// Whether the database could be opened as it is. Changes nothing.
 pub async fn examine(postgres: &Connection) -> Result<(), Error> {
     let connected = Connector::new(postgres)?.connect(Purpose::Write, None).await?;
-    migrate::verify(&connected).await?;
-    opening::require_standby(&opening::status(&connected).await?, postgres)
+    opening::fit(&connected, postgres).await.map(drop)
 }
 
 impl Postgres {
@@ -127,9 +126,7 @@ impl Postgres {
         if settings.postgres.migrate {
             migrate::migrate(&connected).await?;
         }
-        migrate::verify(&connected).await?;
-        let status = opening::status(&connected).await?;
-        opening::require_standby(&status, &settings.postgres)?;
+        let status = opening::fit(&connected, &settings.postgres).await?;
         if settings.postgres.without_standby {
             tracing::warn!(
                 "journal.postgres.without_standby: what the database acknowledges may be lost with its machine, so \

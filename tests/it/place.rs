@@ -37,11 +37,7 @@ impl Place {
     pub fn in_front_of(world: impl Into<Arc<World>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let place = Self { world: world.into(), folder, address: free_address() };
-        let hash = payops::callers::token_hash(TOKEN);
-        place.write(
-            "callers.toml",
-            &format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = [\"{hash}\"]\n{ALLOW_ALL}"),
-        );
+        place.write("callers.toml", &callers_file(&[payops::callers::token_hash(TOKEN)]));
         place.write("client_id", "sandbox-client");
         place.write("client_secret", "sandbox-secret\n");
         let base = &place.world.base;
@@ -139,6 +135,11 @@ impl Place {
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap()
     }
+}
+
+/// A caller who may do everything, by any of these tokens' hashes.
+pub fn callers_file(hashes: &[String]) -> String {
+    format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = {hashes:?}\n{ALLOW_ALL}")
 }
 
 pub fn payops(arguments: &[&str]) -> Command {

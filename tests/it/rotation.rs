@@ -15,10 +15,10 @@ use tonic::Code;
 use crate::database::{Cluster, ROLE, name};
 use crate::identity::pki::{Authority, Client, Pair};
 use crate::identity::tls::orders;
-use crate::place::{Place, TOKEN};
+use crate::place::{Place, TOKEN, callers_file};
 use crate::published::Retries;
 use crate::sandbox::world::World;
-use crate::support::{ALLOW_ALL, Caller, capture, eventually};
+use crate::support::{Caller, capture, eventually};
 
 const REPLICAS: usize = 2;
 const CALLERS: usize = 4;
@@ -176,10 +176,6 @@ impl Scene {
         assert_ne!(self.cluster.primary.sql("postgres", &cut), "0");
         self.go_on().await;
     }
-}
-
-fn callers_file(hashes: &[String]) -> String {
-    format!("[[caller]]\nname = \"orders\"\ntoken_sha256 = {hashes:?}\n{ALLOW_ALL}")
 }
 
 #[tokio::test(flavor = "multi_thread")]

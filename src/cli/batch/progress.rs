@@ -15,7 +15,7 @@ use crate::cli::{
 
 /// How often a line is told where there is no terminal.
 const EVERY: Duration = Duration::from_secs(5);
-/// Below this width the bar itself is left out.
+/// The bar has what the rest leaves of the terminal's width.
 const BAR: &str = "{wide_bar} {pos}/{len}  {per_sec}  {eta} left{msg}";
 
 #[derive(Clone)]

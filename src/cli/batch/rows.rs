@@ -8,7 +8,10 @@ use serde_json::{Map, Value, json};
 use tonic::metadata::MetadataMap;
 
 use crate::grpc::{command, pb, violations::Refused};
-use crate::payment::{Caller, id::CallerName};
+use crate::payment::{
+    Caller,
+    id::{CallerName, Reference},
+};
 
 /// The largest file, and the most rows.
 const BYTES_MAX: u64 = 64 << 20;
@@ -226,7 +229,7 @@ fn row(
         return Err(wrong);
     }
     // On the settlement report, where it fits there.
-    if descriptor.get_field_by_name("reference").is_some() && is_settlement_reference(&reference) {
+    if descriptor.get_field_by_name("reference").is_some() && reference.parse::<Reference>().is_ok() {
         record.insert("reference".to_owned(), json!(reference));
     }
     let message = DynamicMessage::deserialize(descriptor, Value::Object(record));
@@ -299,11 +302,6 @@ fn mistake(line: u64, field: &str, remedy: impl Into<String>) -> Mistake {
 
 fn is_reference(text: &str) -> bool {
     (1..=REFERENCE_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// What `CaptureRequest.reference` takes.
-fn is_settlement_reference(text: &str) -> bool {
-    text.len() <= 18 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 #[cfg(test)]

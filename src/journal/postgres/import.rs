@@ -51,8 +51,7 @@ pub async fn import(postgres: &Connection, audit: &Key, file: &Path) -> Result<I
     if postgres.migrate {
         migrate::migrate(&connected).await?;
     }
-    migrate::verify(&connected).await?;
-    opening::require_standby(&opening::status(&connected).await?, postgres)?;
+    opening::fit(&connected, postgres).await?;
     // Where anything fails the session ends, and the transaction with it.
     opening::begin(&connected).await?;
     let again = is_there(&connected, &sum).await?;

@@ -23,7 +23,7 @@ use crate::journal::{
         Settings,
         audit::{self, Told},
         connection::{Connected, unavailable},
-        migrate::LOCK,
+        migrate::{self, LOCK},
         rows,
     },
 };
@@ -98,6 +98,14 @@ pub(super) async fn status(connected: &Connected) -> Result<Status, Error> {
     let meta = client.query_typed_opt(META, NO_PARAMETERS).await.map_err(unavailable)?;
     let meta = meta.as_ref().map(Meta::of).transpose()?;
     Ok(Status { shown: Shown { now: Timestamp(get(&row, 0)?), boot }, identity, meta, alone })
+}
+
+/// Whether the database has the tables of this payops, and keeps what it acknowledges; and how it is.
+pub(super) async fn fit(connected: &Connected, postgres: &Connection) -> Result<Status, Error> {
+    migrate::verify(connected).await?;
+    let status = status(connected).await?;
+    require_standby(&status, postgres)?;
+    Ok(status)
 }
 
 /// Refuses a database that cannot keep what it acknowledges, unless that is
